@@ -1,0 +1,30 @@
+"""LLaVA models that answer from a tenth of their visual tokens, kept for their diversity (DivPrune, CVPR 2025).
+
+Importing this package registers its classes with the Auto classes of transformers.
+"""
+
+from divprune_hf.budget import set_budget
+from divprune_hf.publishing.convert import convert_checkpoint
+from divprune_hf.registration import AutoModelForVision2Seq, register_auto_classes
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, DivPruneLlavaConfig
+from divprune_hf.remote_code.max_min_diversity import keep_count, select_diverse_tokens
+from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
+from divprune_hf.remote_code.processing_divprune import DivPruneLlavaProcessor
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AutoModelForVision2Seq",
+    "DivPruneConfig",
+    "DivPruneLlavaConfig",
+    "DivPruneLlavaForConditionalGeneration",
+    "DivPruneLlavaModel",
+    "DivPruneLlavaProcessor",
+    "convert_checkpoint",
+    "keep_count",
+    "select_diverse_tokens",
+    "set_budget",
+]
+
+register_auto_classes()

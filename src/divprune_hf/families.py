@@ -1,0 +1,34 @@
+"""The model families as data: what transformers calls them, and which classes of ours stand for them."""
+
+from dataclasses import dataclass
+
+from divprune_hf.remote_code.configuration_divprune import DivPruneLlavaConfig
+from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
+from divprune_hf.remote_code.processing_divprune import DivPruneLlavaProcessor
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family of transformers and its pruned counterpart."""
+
+    base_model_type: str
+    base_architecture: str
+    config_class: type
+    model_class: type
+    head_class: type
+    processor_class: type
+
+
+FAMILIES = {
+    family.base_model_type: family
+    for family in [
+        Family(
+            base_model_type="llava",
+            base_architecture="LlavaForConditionalGeneration",
+            config_class=DivPruneLlavaConfig,
+            model_class=DivPruneLlavaModel,
+            head_class=DivPruneLlavaForConditionalGeneration,
+            processor_class=DivPruneLlavaProcessor,
+        ),
+    ]
+}

@@ -1,0 +1,1 @@
+"""From a base checkpoint to a variant folder, and on to a model repo."""

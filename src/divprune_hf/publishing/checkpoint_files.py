@@ -1,0 +1,154 @@
+"""What a base checkpoint must look like before a file of it is copied, and which of its files are."""
+
+import json
+import struct
+from fnmatch import fnmatch
+from pathlib import Path
+
+from divprune_hf.families import FAMILIES
+
+
+WEIGHT_PATTERNS = ["*.safetensors", "model.safetensors.index.json"]
+# Copied byte for byte. The base's README is not: its card speaks for another model.
+COPIED_PATTERNS = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "generation_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+]
+EDITED_FILES = ["config.json", "processor_config.json"]
+# A base may be a variant of ours, whose classes these are; any other code is foreign.
+OUR_MODULES = ("configuration_divprune.", "modeling_divprune_", "processing_divprune.")
+LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
+
+
+def read_json(path):
+    """The JSON object in a file; a `ValueError` names the file where there is none."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{Path(path).parent} has no {Path(path).name}: expected a checkpoint folder.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a JSON object.")
+    return content
+
+
+def family_of(config, source):
+    """The `Family` of a config read from `source`: a base's, or the base's of a variant of ours."""
+    original = {"mm_vision_tower", "mm_projector_type"} & set(config)
+    if original or any(name.startswith("Llava") and "ForCausalLM" in name for name in config.get("architectures") or []):
+        raise ValueError(
+            f"{source} is an original LLaVA checkpoint, expected one in transformers' layout: "
+            "look for its counterpart in the llava-hf organisation, such as llava-hf/llava-1.5-7b-hf."
+        )
+    model_type = config.get("model_type")
+    for family in FAMILIES.values():
+        if model_type in (family.base_model_type, family.config_class.model_type):
+            return family
+    raise ValueError(
+        f"{source} is of model_type {model_type!r}, which is not supported; expected one of {sorted(FAMILIES)}."
+    )
+
+
+def is_variant(config):
+    """Whether a config is that of a variant of ours."""
+    return config.get("model_type") in {family.config_class.model_type for family in FAMILIES.values()}
+
+
+def check_no_foreign_code(folder):
+    """Refuse a base that brings code of its own: its classes would be lost, or run under our name."""
+    for path in sorted(Path(folder).glob("*.json")):
+        if path.name.endswith(".index.json") or path.name in ("tokenizer.json", "vocab.json", "added_tokens.json"):
+            continue
+        references = read_json(path).get("auto_map") or {}
+        for reference in references.values() if isinstance(references, dict) else [references]:
+            names = reference if isinstance(reference, (list, tuple)) else [reference]
+            foreign = [name for name in names if name and not str(name).split("--")[-1].startswith(OUR_MODULES)]
+            if foreign:
+                raise ValueError(
+                    f"{path} names foreign remote code {foreign}: expected a checkpoint that runs on stock "
+                    "transformers classes."
+                )
+
+
+def weight_files(folder):
+    """The safetensors files of a checkpoint, checked against their headers.
+
+    Returns:
+        `list[str]`: file names, the index last where there is one.
+    """
+    folder = Path(folder)
+    index_path = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        check_shard(folder / "model.safetensors")
+        return ["model.safetensors"]
+    if not index_path.is_file():
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        raise ValueError(
+            f"{folder} has {found}, expected model.safetensors or model.safetensors.index.json. Pickled files can run "
+            "code when they are loaded: save the base with safe_serialization=True first."
+        )
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index_path} has no weight_map, expected one that names the shards.")
+    shards = sorted(set(map(str, weight_map.values())))
+    for shard in shards:
+        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+            raise ValueError(
+                f"{index_path} names the shard {shard!r}, expected a plain file name ending in .safetensors."
+            )
+        keys = check_shard(folder / shard)
+        absent = [key for key, name in weight_map.items() if name == shard and key not in keys]
+        if absent:
+            raise ValueError(f"{folder / shard} lacks {absent[0]!r}, which {index_path.name} says it holds.")
+    return [*shards, index_path.name]
+
+
+def check_shard(path):
+    """Check that a safetensors file is as long as its header says; return the names of its tensors."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing, expected all shards of the checkpoint.")
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (header_size,) = struct.unpack("<Q", file.read(8))
+            if header_size > min(size, LARGEST_HEADER):
+                raise ValueError
+            header = json.loads(file.read(header_size))
+        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+        expected = 8 + header_size + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        raise ValueError(f"{path} has no valid safetensors header: is it truncated, or a download pointer?") from None
+    if size != expected:
+        raise ValueError(
+            f"{path} is truncated or damaged: it has {size} bytes, its header says {expected}. Download it again."
+        )
+    return set(tensors)
+
+
+def copied_files(folder):
+    """Names of the files that go into a variant byte for byte, weights apart."""
+    folder = Path(folder)
+    names = [path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob("*/*.jinja")]]
+    return sorted(
+        name
+        for name in names
+        if (folder / name).is_file() and any(fnmatch(name.upper(), pattern.upper()) for pattern in COPIED_PATTERNS)
+    )

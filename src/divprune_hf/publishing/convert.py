@@ -1,0 +1,173 @@
+"""Base checkpoint -> variant folder, file by file: no weight is loaded, so memory does not grow with the model."""
+
+import json
+import os
+import shutil
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.utils import validate_repo_id
+from tqdm.auto import tqdm
+
+from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.publishing.card import variant_card
+from divprune_hf.publishing.variant_configs import merged_budget, variant_config, variant_processor_config
+
+
+COPY_CHUNK = 2**24  # bytes
+
+
+def convert_checkpoint(base, out, divprune_config=None, overwrite=False, link=False, base_revision=None):
+    """Make a pruned, ready-to-load variant of a LLaVA checkpoint.
+
+    The variant is a folder with the base's weights and tokenizer byte for byte, edited configs, and the code that
+    `from_pretrained(..., trust_remote_code=True)` runs. A variant as base changes its budget.
+
+    Args:
+        base (`str` or `Path`): a checkpoint folder, or the id of a Hub repo.
+        out (`str` or `Path`): the folder to make. It appears complete or not at all.
+        divprune_config (`dict` or `DivPruneConfig`, *optional*): the budget; 0.098 of the visual tokens by default.
+        overwrite (`bool`): replace `out` if it is a variant of ours.
+        link (`bool`): hard-link the weights instead of copying them. Files of the Hub cache are always copied.
+        base_revision (`str`, *optional*): branch, tag or commit of a Hub base.
+
+    Returns:
+        `Path`: the variant's folder.
+
+    Raises:
+        ValueError: the base cannot be converted, `out` must not be written, or the budget is impossible. Nothing has
+            been written then.
+    """
+    merged_budget({}, divprune_config)  # an impossible budget fails before anything is downloaded
+    out = Path(out).resolve()
+    check_replaceable(out, overwrite)
+    folder, commit = local_folder(base, base_revision)
+    check_apart(out, folder)
+    config = files.read_json(folder / "config.json")
+    family = files.family_of(config, base)
+    divprune_config = merged_budget(config, divprune_config)
+    weights = files.weight_files(folder)
+    files.check_no_foreign_code(folder)
+    has_processor_config = (folder / "processor_config.json").is_file()
+    processor_config = files.read_json(folder / "processor_config.json") if has_processor_config else {}
+    texts = {
+        "config.json": to_json(variant_config(config, family, divprune_config)),
+        "processor_config.json": to_json(
+            variant_processor_config(processor_config, config, family, divprune_config)
+        ),
+        "README.md": variant_card(base, commit, out.name, divprune_config),
+        **shipped_code(),
+    }
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        copied = files.copied_files(folder)
+        total = sum((folder / name).stat().st_size for name in [*weights, *copied])
+        with tqdm(total=total, desc="Converting", unit="B", unit_scale=True) as progress:
+            for name in [*weights, *copied]:
+                place(folder / name, partial / name, link and name in weights, progress)
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        partial.chmod(0o777 & ~current_umask())  # mkdtemp's folders are private
+        swap(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return out
+
+
+def local_folder(base, revision=None):
+    """The folder of a base and, for a Hub repo, its commit. Small files come first: a refusal costs no weights."""
+    if Path(base).is_dir():
+        if revision is not None:
+            raise ValueError(f"Got base_revision={revision!r} for the local folder {base}: only Hub repos have revisions.")
+        return Path(base).resolve(), None
+    try:
+        validate_repo_id(str(base))
+    except ValueError:
+        raise ValueError(f"{base} is neither a folder nor the id of a Hub repo.") from None
+    small = [*files.EDITED_FILES, *files.COPIED_PATTERNS, "model.safetensors.index.json"]
+    folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=small))
+    files.family_of(files.read_json(folder / "config.json"), base)
+    files.check_no_foreign_code(folder)
+    # By commit: the branch may have moved since.
+    snapshot_download(str(base), revision=folder.name, allow_patterns=files.WEIGHT_PATTERNS)
+    return folder, folder.name
+
+
+def check_replaceable(out, overwrite):
+    """Refuse an `out` that holds something, unless it is a variant and may be overwritten."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise ValueError(f"{out} is a file, expected a folder to make.")
+    if not overwrite:
+        raise ValueError(f"{out} is not empty: choose another folder, or pass --overwrite (overwrite=True).")
+    if not (out / "config.json").is_file() or not files.is_variant(files.read_json(out / "config.json")):
+        raise ValueError(f"{out} is not empty and not a variant made by divprune-hf: it is not overwritten.")
+
+
+def check_apart(out, folder):
+    """Refuse an `out` that is, contains or lies in the base's folder (links resolved)."""
+    if out == folder or out in folder.parents or folder in out.parents:
+        raise ValueError(f"{out} is, contains or lies in the base {folder}: choose a folder apart from it.")
+
+
+def shipped_code():
+    """The text of every file of `remote_code`, by name."""
+    room = resources.files("divprune_hf.remote_code")
+    names = [entry.name for entry in room.iterdir() if entry.name.endswith(".py") and entry.name != "__init__.py"]
+    return {name: (room / name).read_text(encoding="utf-8") for name in sorted(names)}
+
+
+def to_json(content):
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def place(source, target, link, progress):
+    """Copy or hard-link one file, following links."""
+    source = source.resolve()
+    target.parent.mkdir(exist_ok=True)
+    size = source.stat().st_size
+    if link and not is_in_hub_cache(source):
+        os.link(source, target)
+        progress.update(size)
+        return
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(COPY_CHUNK):
+            writer.write(chunk)
+            progress.update(len(chunk))
+
+
+def is_in_hub_cache(path):
+    """Whether a file belongs to a Hub cache, here or elsewhere: its layout is models--org--name/blobs/hash."""
+    repo = path.parent.parent
+    return Path(HF_HUB_CACHE).resolve() in path.parents or (path.parent.name == "blobs" and "--" in repo.name)
+
+
+def current_umask():
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def swap(partial, out):
+    """Put the finished folder in place. What was there before is deleted last, and restored if anything fails."""
+    if not out.exists():
+        partial.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.previous-", dir=out.parent))
+    previous = aside / out.name
+    try:
+        out.rename(previous)
+        partial.rename(out)
+    except BaseException:
+        if previous.exists():
+            previous.rename(out)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)

@@ -1,0 +1,73 @@
+"""The two config files of a variant, made from those of its base."""
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModel
+
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map
+
+
+def variant_config(config, family, divprune_config):
+    """`config.json` of a variant: the base's, with our model type, classes and budget.
+
+    Args:
+        config (`dict`): the content of the base's file.
+        family (`Family`): its family.
+        divprune_config (`DivPruneConfig`): the budget.
+    """
+    edited = {name: value for name, value in config.items() if name != "_name_or_path"}
+    edited["model_type"] = family.config_class.model_type
+    edited["architectures"] = [family.head_class.__name__]
+    edited["auto_map"] = auto_map(family.base_model_type)
+    edited["divprune_config"] = divprune_config.to_block()
+    return edited
+
+
+def variant_processor_config(processor_config, config, family, divprune_config):
+    """`processor_config.json` of a variant: the base's, completed, with our class and budget.
+
+    Args:
+        processor_config (`dict`): the content of the base's file, empty where it has none.
+        config (`dict`): the content of the base's `config.json`.
+        family (`Family`): its family.
+        divprune_config (`DivPruneConfig`): the budget.
+    """
+    edited = {**completed_processor_config(processor_config, config, family)}
+    edited["processor_class"] = family.processor_class.__name__
+    edited["auto_map"] = {"AutoProcessor": f"processing_divprune.{family.processor_class.__name__}"}
+    edited["divprune_config"] = divprune_config.to_block()
+    return edited
+
+
+def completed_processor_config(processor_config, config, family):
+    """A processor config that says how many visual tokens an image has; older checkpoints leave that to be guessed."""
+    completed = dict(processor_config)
+    stock = stock_config(config, family)
+    if completed.get("patch_size") is None:
+        completed["patch_size"] = stock.vision_config.patch_size
+    if completed.get("num_additional_image_tokens") is None:
+        completed["num_additional_image_tokens"] = num_additional_image_tokens(stock.vision_config)
+    if completed.get("vision_feature_select_strategy") is None:
+        completed["vision_feature_select_strategy"] = stock.vision_feature_select_strategy
+    return completed
+
+
+def stock_config(config, family):
+    """The stock config object of a base, or of the base of a variant."""
+    dropped = ("model_type", "auto_map", "divprune_config", "architectures")
+    settings = {name: value for name, value in config.items() if name not in dropped}
+    return CONFIG_MAPPING[family.base_model_type](**settings)
+
+
+def num_additional_image_tokens(vision_config):
+    """How many tokens a vision tower has besides its patches, such as a CLS token: one forward without data tells."""
+    with torch.device("meta"), torch.no_grad():
+        tower = AutoModel.from_config(vision_config)
+        size = vision_config.image_size
+        pixel_values = torch.empty(1, getattr(vision_config, "num_channels", 3), size, size)
+        num_tokens = tower(pixel_values).last_hidden_state.shape[1]
+    return num_tokens - (size // vision_config.patch_size) ** 2
+
+
+def merged_budget(config, divprune_config):
+    """The budget of a variant made from a checkpoint with `config`: what it says already, updated."""
+    return DivPruneConfig.merged(config.get("divprune_config"), divprune_config)

@@ -1,0 +1,135 @@
+"""How many visual tokens a model keeps: `DivPruneConfig`, and one small config per model family that holds it."""
+
+from transformers import LlavaConfig, PretrainedConfig
+
+from .max_min_diversity import check_budget, check_order
+
+
+DEFAULT_RETENTION_RATIO = 0.098
+
+
+class DivPruneConfig(PretrainedConfig):
+    """The pruning budget of a model: a share of each image's visual tokens, or a number of them.
+
+    Args:
+        retention_ratio (`float`, *optional*): share of the visual tokens of an image to keep, above 0 and at most 1.
+            Defaults to 0.098 (56 of LLaVA-1.5's 576, the paper's setting) when `num_tokens` is not given either. 1.0
+            keeps everything and gives the stock model.
+        num_tokens (`int`, *optional*): number of visual tokens of an image to keep, at least 1. An image that has
+            fewer keeps all it has.
+        order (`str`): `"raster"` feeds the kept tokens in image order, `"selection"` in the order of picking, as the
+            paper's Table 1 did.
+
+    Raises:
+        ValueError: both budgets, an impossible budget, an unknown order, an unknown name.
+    """
+
+    model_type = "divprune"
+
+    def __init__(self, retention_ratio=None, num_tokens=None, order="raster", **kwargs):
+        unknown = sorted(set(kwargs) - {"model_type", "transformers_version"})
+        if unknown:
+            raise ValueError(f"Got divprune settings {unknown}, expected only {sorted(self.settings())}.")
+        check_budget(retention_ratio, num_tokens)
+        check_order(order)
+        if retention_ratio is None and num_tokens is None:
+            retention_ratio = DEFAULT_RETENTION_RATIO
+        super().__init__()
+        self.retention_ratio = None if retention_ratio is None else float(retention_ratio)
+        self.num_tokens = None if num_tokens is None else int(num_tokens)
+        self.order = order
+
+    @staticmethod
+    def settings():
+        """The names of all settings."""
+        return ("retention_ratio", "num_tokens", "order")
+
+    @property
+    def budget(self):
+        """The keyword arguments of `keep_count`, as a dict."""
+        return {"retention_ratio": self.retention_ratio, "num_tokens": self.num_tokens}
+
+    def to_block(self):
+        """The settings as config files store them: a plain dict with one budget in it."""
+        return {name: getattr(self, name) for name in self.settings() if getattr(self, name) is not None}
+
+    def to_dict(self):
+        # The stock config drops `transformers_version` from the configs it holds, and expects to find it.
+        stock = super().to_dict()
+        return {**self.to_block(), "transformers_version": stock["transformers_version"]}
+
+    @classmethod
+    def merged(cls, stored=None, override=None):
+        """The config that results when `override` updates what is `stored`.
+
+        Args:
+            stored (`DivPruneConfig`, `dict` or `None`): what a checkpoint says.
+            override (`DivPruneConfig`, `dict` or `None`): what the caller says. A dict updates setting by setting, and
+                naming one budget clears the other; a `DivPruneConfig` replaces everything.
+
+        Returns:
+            A new `DivPruneConfig`.
+        """
+        blocks = []
+        for block in (stored, override):
+            if isinstance(block, PretrainedConfig):
+                # By name, not by class: remote code and an imported package each bring a `DivPruneConfig`.
+                block = {name: getattr(block, name, None) for name in cls.settings()}
+            elif block is not None and not isinstance(block, dict):
+                raise ValueError(f"Got divprune_config={block!r}, expected a dict or a DivPruneConfig.")
+            blocks.append({name: value for name, value in (block or {}).items() if value is not None})
+        stored, override = blocks
+        if "retention_ratio" in override or "num_tokens" in override:
+            stored = {name: value for name, value in stored.items() if name not in ("retention_ratio", "num_tokens")}
+        return cls(**{**stored, **override})
+
+
+def auto_map(family):
+    """Where transformers finds the classes of a family inside a model repo, by Auto class."""
+    name, module = {"llava": ("DivPruneLlava", "modeling_divprune_llava")}[family]
+    head = f"{module}.{name}ForConditionalGeneration"
+    return {
+        "AutoConfig": f"configuration_divprune.{name}Config",
+        "AutoModel": f"{module}.{name}Model",
+        "AutoModelForImageTextToText": head,
+        # transformers 4.57 looks for the first of these two, transformers 5 for the second.
+        "AutoModelForVision2Seq": head,
+        "AutoModelForMultimodalLM": head,
+    }
+
+
+class DivPruneConfigMixin:
+    """What the families' configs share: they hold a `DivPruneConfig` as `divprune_config`, and write it out whole.
+
+    It is not a sub-config in transformers' sense: attention and dtype settings must not leak into it.
+    """
+
+    def _hold(self, divprune_config, family):
+        self.divprune_config = DivPruneConfig.merged(divprune_config)
+        if getattr(self, "auto_map", None) is None:
+            self.auto_map = auto_map(family)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        # The stock update of a held config cannot know that naming one budget clears the other.
+        if "divprune_config" in kwargs:
+            merged = DivPruneConfig.merged(config_dict.get("divprune_config"), kwargs.pop("divprune_config"))
+            config_dict = {**config_dict, "divprune_config": merged}
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_diff_dict(self):
+        return {**super().to_diff_dict(), "divprune_config": self.divprune_config.to_block()}
+
+
+class DivPruneLlavaConfig(DivPruneConfigMixin, LlavaConfig):
+    """Config of LLaVA-1.5 with pruned visual tokens.
+
+    Modifications:
+    - `divprune_config` (`DivPruneConfig` or `dict`, *optional*): the budget.
+    """
+
+    model_type = "divprune_llava"
+
+    def __init__(self, vision_config=None, text_config=None, divprune_config=None, **kwargs):
+        super().__init__(vision_config=vision_config, text_config=text_config, **kwargs)
+        self._hold(divprune_config, "llava")

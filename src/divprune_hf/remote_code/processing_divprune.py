@@ -1,0 +1,171 @@
+"""Budget -> placeholders: the processor writes as many placeholders per image as the model keeps tokens."""
+
+from typing import Any
+
+import transformers
+from transformers import BatchFeature, LlavaProcessor
+from transformers.image_utils import get_image_size, to_numpy_array
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
+
+from .configuration_divprune import DivPruneConfig
+from .max_min_diversity import keep_count
+
+
+# transformers 5.10 brought one place where placeholders are counted; 4.57 counts them inside each `__call__`.
+HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
+if not HAS_IMAGE_HOOK and not transformers.__version__.startswith("4.57."):
+    raise ImportError(
+        f"DivPrune models need transformers 4.57, or 5.10 and later; found {transformers.__version__}. "
+        "Run: pip install -U 'transformers>=5.10'"
+    )
+
+
+class DivPruneImagesKwargs(ImagesKwargs, total=False):
+    """The budget of one call. Typed `Any`: transformers' own type check would refuse an int ratio with its own error,
+    `check_budget` judges both."""
+
+    retention_ratio: Any
+    num_tokens: Any
+
+
+class DivPruneProcessorKwargs(ProcessingKwargs, total=False):
+    images_kwargs: DivPruneImagesKwargs
+    _defaults = {"text_kwargs": {"padding": False}, "images_kwargs": {}}
+
+
+class DivPruneProcessorMixin:
+    """What the families' processors share.
+
+    The budget is `divprune_config` (a plain dict, as stored), or per call `retention_ratio=` or `num_tokens=`. The
+    output carries `num_image_tokens_kept` (int64, `(num_images,)`), which the model follows.
+    """
+
+    valid_processor_kwargs = DivPruneProcessorKwargs
+
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict, **kwargs):
+        if "divprune_config" in kwargs:
+            merged = DivPruneConfig.merged(processor_dict.get("divprune_config"), kwargs["divprune_config"])
+            kwargs["divprune_config"] = merged.to_block()
+        return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    def image_tokens_kept(self, num_image_tokens, retention_ratio=None, num_tokens=None):
+        """How many of each image's visual tokens are kept.
+
+        Args:
+            num_image_tokens (`list[int]`): how many visual tokens each image has.
+            retention_ratio, num_tokens: this call's budget; without one, the stored budget holds.
+
+        Returns:
+            `list[int]`, one count per image.
+        """
+        override = {"retention_ratio": retention_ratio, "num_tokens": num_tokens}
+        budget = DivPruneConfig.merged(self.divprune_config, override).budget
+        return [keep_count(available, **budget) for available in num_image_tokens]
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, retention_ratio=None, num_tokens=None, **kwargs):
+        """As the parent's, with the kept counts: serving engines size their buffers by them."""
+        data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
+        if data.num_image_tokens is not None:
+            data.num_image_tokens = self.image_tokens_kept(data.num_image_tokens, retention_ratio, num_tokens)
+        return data
+
+    @property
+    def model_input_names(self):
+        return [*super().model_input_names, "num_image_tokens_kept"]
+
+    if HAS_IMAGE_HOOK:
+
+        def _process_images(self, images, retention_ratio=None, num_tokens=None, **kwargs):
+            image_inputs, replacements = super()._process_images(images, **kwargs)
+            available = [replacement.count(self.image_token) for replacement in replacements]
+            kept = self.image_tokens_kept(available, retention_ratio, num_tokens)
+            image_inputs["num_image_tokens_kept"] = kept
+            return image_inputs, [self.image_token * count for count in kept]
+
+    else:
+
+        def __call__(self, images=None, text=None, audio=None, videos=None, **kwargs):
+            if images is None and text is None:
+                raise ValueError("Got neither images nor text, expected at least one of them.")
+            texts = [text] if isinstance(text, str) else list(text or [])
+            kwargs = self._merge_kwargs(
+                DivPruneProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+            )
+            text_kwargs, images_kwargs = kwargs["text_kwargs"], kwargs["images_kwargs"]
+            return_tensors = text_kwargs.pop("return_tensors", None)
+            with_token_types = text_kwargs.pop("return_mm_token_type_ids", False)
+            budget = {name: images_kwargs.pop(name, None) for name in ("retention_ratio", "num_tokens")}
+            image_inputs, kept = {}, []
+            if images is not None:
+                image_inputs = self.image_processor(images, **images_kwargs)
+                kept = self.image_tokens_kept(self._count_image_tokens(image_inputs), **budget)
+                image_inputs["num_image_tokens_kept"] = kept
+            data = dict(image_inputs)
+            if texts:
+                texts = self._expand(texts, kept)
+                text_inputs = self.tokenizer(texts, **text_kwargs, return_tensors=None)
+                self._check_special_mm_tokens(texts, text_inputs, modalities=["image"])
+                if with_token_types:
+                    text_inputs["mm_token_type_ids"] = [
+                        [int(token == self.image_token_id) for token in row] for row in text_inputs["input_ids"]
+                    ]
+                data = {**text_inputs, **data}
+            return BatchFeature(data=data, tensor_type=return_tensors)
+
+        def _expand(self, texts, kept):
+            """Write each image's placeholder as often as it keeps tokens, in order over the batch."""
+            num_placeholders = sum(text.count(self.image_token) for text in texts)
+            if num_placeholders != len(kept):
+                raise ValueError(
+                    f"Got {len(kept)} images for {num_placeholders} {self.image_token} in the text, expected as many: "
+                    f"write one {self.image_token} for each image."
+                )
+            remaining = iter(kept)
+            expanded = []
+            for text in texts:
+                first, *rest = text.split(self.image_token)
+                expanded.append(first + "".join(self.image_token * next(remaining) + part for part in rest))
+            return expanded
+
+
+class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
+    """Processor of LLaVA-1.5 with pruned visual tokens.
+
+    Modifications:
+    - `divprune_config` (`dict`, *optional*): the budget, as in the model's config;
+    - `retention_ratio=` and `num_tokens=` in a call set the budget of that call;
+    - one placeholder per kept token instead of one per visual token, and `num_image_tokens_kept` in the output.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=None,
+        vision_feature_select_strategy=None,
+        chat_template=None,
+        image_token="<image>",
+        num_additional_image_tokens=0,
+        divprune_config=None,
+        **kwargs,
+    ):
+        super().__init__(
+            image_processor,
+            tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+        # transformers 4.57 drops config objects when it saves a processor: the stored form is a dict.
+        self.divprune_config = DivPruneConfig.merged(divprune_config).to_block()
+
+    def _count_image_tokens(self, image_inputs):
+        """How many visual tokens the model has for each image (transformers 4.57, where the parent inlines this)."""
+        dropped_cls = 1 if self.vision_feature_select_strategy == "default" else 0
+        extra = self.num_additional_image_tokens - dropped_cls
+        sizes = [get_image_size(to_numpy_array(image)) for image in image_inputs["pixel_values"]]
+        return [(height // self.patch_size) * (width // self.patch_size) + extra for height, width in sizes]

@@ -1,0 +1,87 @@
+"""Fixtures: tiny checkpoints on disk, their variants, and real pictures."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import skimage
+import transformers
+from PIL import Image
+from tiny_models import save_tiny_base
+
+import divprune_hf
+
+
+transformers.logging.set_verbosity_error()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A tiny base on disk, its variant with 0.25 of the tokens, and what they are called."""
+
+    base: Path
+    variant: Path
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory):
+    """Build a tiny base and its variant once per kind: `make_checkpoint(tower=..., language=..., ...)`."""
+    made = {}
+
+    def make(**kind):
+        key = tuple(sorted(kind.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("_".join(map(str, kind.values())) or "tiny")
+            (folder / "base").mkdir()
+            save_tiny_base(folder / "base", **kind)
+            divprune_hf.convert_checkpoint(folder / "base", folder / "variant", {"retention_ratio": 0.25})
+            made[key] = Checkpoint(folder / "base", folder / "variant")
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def family(make_checkpoint):
+    """The tiny checkpoint on which a family's invariants are tested."""
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Two real photos, which scikit-image carries."""
+    folder = Path(skimage.data_dir)
+    return [Image.open(folder / name).convert("RGB") for name in ("astronaut.png", "coffee.png")]
+
+
+@pytest.fixture(scope="session")
+def run_isolated(tmp_path_factory):
+    """Run Python code in a process that cannot import the package: what loads there is remote code."""
+    cache = tmp_path_factory.mktemp("modules")
+    guard = (
+        "import sys\n"
+        "class Guard:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'divprune_hf':\n"
+        "            raise ImportError('this process must not see the package')\n"
+        "sys.meta_path.insert(0, Guard())\n"
+    )
+
+    def run(code, *arguments):
+        import os
+
+        environment = {**os.environ, "HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+        result = subprocess.run(
+            [sys.executable, "-c", guard + code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=cache,
+            timeout=600,
+        )
+        assert result.returncode == 0, result.stderr[-4000:]
+        return result.stdout
+
+    return run

@@ -1,0 +1,135 @@
+"""Tiny random LLaVA checkpoints: every vision tower and language model that the real ones come with."""
+
+import json
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    Dinov2Config,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+
+IMAGE_SIZE, PATCH_SIZE = 24, 4
+NUM_IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
+VOCAB_SIZE = 99
+IMAGE_TOKEN_ID = 4
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | upper }} : "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT :{% endif %}"
+)
+
+TOWER_CONFIGS = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig, "dinov2": Dinov2Config}
+LANGUAGE_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+# SigLIP's tower has no CLS token, so its features are taken in full.
+STRATEGIES = {"clip": "default", "siglip": "full", "dinov2": "default"}
+
+
+def tiny_config(tower="clip", language="llama"):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    vision_config = TOWER_CONFIGS[tower](**sizes, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
+    text_config = LANGUAGE_CONFIGS[language](
+        **sizes,
+        num_key_value_heads=2,
+        vocab_size=VOCAB_SIZE,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        # Wide weights: a model that answers one token to everything would make every test of equal tokens pass.
+        initializer_range=0.3,
+    )
+    return LlavaConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        image_token_index=IMAGE_TOKEN_ID,
+        vision_feature_select_strategy=STRATEGIES[tower],
+    )
+
+
+def tiny_model(tower="clip", language="llama", seed=0):
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(tiny_config(tower, language)).eval()
+    with torch.no_grad():
+        for parameter in model.model.multi_modal_projector.parameters():
+            parameter.normal_(std=0.5)
+    return model
+
+
+def tiny_tokenizer():
+    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *(f"w{i}" for i in range(VOCAB_SIZE - 5))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def tiny_processor(tower="clip"):
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size),
+        tiny_tokenizer(),
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy=STRATEGIES[tower],
+        num_additional_image_tokens=0 if tower == "siglip" else 1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def llava_hf_keys(state_dict):
+    """The names that the llava-hf checkpoints on the Hub use for the same weights."""
+    prefixes = {
+        "model.language_model.": "language_model.model.",
+        "lm_head.": "language_model.lm_head.",
+        "model.vision_tower.": "vision_tower.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+    }
+    renamed = {}
+    for name, weight in state_dict.items():
+        prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
+        renamed[prefixes[prefix] + name.removeprefix(prefix)] = weight
+    return renamed
+
+
+def save_tiny_base(folder, tower="clip", language="llama", layout="llava_hf", num_shards=1, seed=0):
+    """Write a stock checkpoint and return its model.
+
+    `layout` names the keys of the weights: `"llava_hf"` as on the Hub, `"module"` as the modules are called.
+    """
+    model = tiny_model(tower, language, seed)
+    model.config.architectures = ["LlavaForConditionalGeneration"]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    weights = llava_hf_keys(weights) if layout == "llava_hf" else weights
+    if num_shards == 1:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        weight_map = {name: f"model-{i % num_shards + 1:05}-of-{num_shards:05}.safetensors" for i, name in enumerate(weights)}
+        for shard in set(weight_map.values()):
+            part = {name: weights[name] for name in weights if weight_map[name] == shard}
+            save_file(part, folder / shard, metadata={"format": "pt"})
+        index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    tiny_processor(tower).save_pretrained(folder)
+    return model
