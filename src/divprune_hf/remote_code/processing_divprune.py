@@ -3,8 +3,9 @@
 from typing import Any
 
 import transformers
+from PIL.Image import Image
 from transformers import BatchFeature, LlavaProcessor
-from transformers.image_utils import get_image_size, to_numpy_array
+from transformers.image_utils import ChannelDimension, get_image_size, make_flat_list_of_images, to_numpy_array
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
 
 from .configuration_divprune import DivPruneConfig
@@ -74,7 +75,21 @@ class DivPruneProcessorMixin:
     def model_input_names(self):
         return [*super().model_input_names, "num_image_tokens_kept"]
 
+    def _check_placeholders(self, texts, num_images):
+        num_placeholders = sum(text.count(self.image_token) for text in texts)
+        if num_placeholders != num_images:
+            raise ValueError(
+                f"Got {num_images} images for {num_placeholders} {self.image_token} in the text, expected as many: "
+                f"write one {self.image_token} for each image."
+            )
+
     if HAS_IMAGE_HOOK:
+
+        def validate_inputs(self, images=None, text=None, **kwargs):
+            super().validate_inputs(images=images, text=text, **kwargs)
+            if text is not None:  # transformers 5.10 does not count
+                texts = [text] if isinstance(text, str) else text
+                self._check_placeholders(texts, 0 if images is None else len(make_flat_list_of_images(images)))
 
         def _process_images(self, images, retention_ratio=None, num_tokens=None, **kwargs):
             image_inputs, replacements = super()._process_images(images, **kwargs)
@@ -98,6 +113,9 @@ class DivPruneProcessorMixin:
             budget = {name: images_kwargs.pop(name, None) for name in ("retention_ratio", "num_tokens")}
             image_inputs, kept = {}, []
             if images is not None:
+                if all(isinstance(image, Image) for image in make_flat_list_of_images(images)):
+                    # Otherwise guessed from the shape, wrongly for pictures 1 or 3 pixels high.
+                    images_kwargs.setdefault("input_data_format", ChannelDimension.LAST)
                 image_inputs = self.image_processor(images, **images_kwargs)
                 kept = self.image_tokens_kept(self._count_image_tokens(image_inputs), **budget)
                 image_inputs["num_image_tokens_kept"] = kept
@@ -115,12 +133,7 @@ class DivPruneProcessorMixin:
 
         def _expand(self, texts, kept):
             """Write each image's placeholder as often as it keeps tokens, in order over the batch."""
-            num_placeholders = sum(text.count(self.image_token) for text in texts)
-            if num_placeholders != len(kept):
-                raise ValueError(
-                    f"Got {len(kept)} images for {num_placeholders} {self.image_token} in the text, expected as many: "
-                    f"write one {self.image_token} for each image."
-                )
+            self._check_placeholders(texts, len(kept))
             remaining = iter(kept)
             expanded = []
             for text in texts:

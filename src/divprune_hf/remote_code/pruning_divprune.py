@@ -31,6 +31,8 @@ def extends(parent_method, *names):
     def decorate(method):
         @functools.wraps(parent_method)
         def override(self, *args, **kwargs):
+            if len(args) > len(positional):
+                raise TypeError(f"{method.__name__}() takes {len(positional)} positional arguments, got {len(args)}.")
             return method(self, **dict(zip(positional, args)), **kwargs)
 
         override.__name__, override.__qualname__ = method.__name__, method.__qualname__
@@ -202,9 +204,14 @@ class DivPruneHeadMixin:
         """Which image goes where when each row is repeated `expand_size` times: a list of image numbers."""
         counts = to_counts(image_inputs.get("num_image_tokens_kept"))
         if counts is None:
-            # Images that come without counts are of one size, so they share the placeholders equally.
-            num_images = len(image_inputs["pixel_values"])
-            counts = [sum(placeholders_per_row) // num_images] * num_images
+            # Images that come without counts must be of one size, so that they share the placeholders equally.
+            num_images, num_placeholders = len(image_inputs["pixel_values"]), sum(placeholders_per_row)
+            if num_placeholders % num_images:
+                raise ValueError(
+                    f"Got {num_placeholders} image placeholders for {num_images} images without "
+                    "`num_image_tokens_kept`, expected the counts that the processor returned: pass them to `generate`."
+                )
+            counts = [num_placeholders // num_images] * num_images
         order, first = [], 0
         for num_images in images_of_each_row(placeholders_per_row, counts):
             order += list(range(first, first + num_images)) * expand_size

@@ -1,0 +1,215 @@
+"""What is refused before anything is written, each with the reason in the message."""
+
+import json
+import math
+import re
+import shutil
+
+import pytest
+from folders import edit_json, load_json, tree
+
+from divprune_hf import convert_checkpoint
+
+
+INDEX = "model.safetensors.index.json"
+SHARD = "model-00002-of-00003.safetensors"
+
+
+def assert_refused(tmp_path, base, out, reason, **arguments):
+    """A `ValueError` gives the reason, and nothing below `tmp_path` has changed: no OUT, no temporary folder."""
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        convert_checkpoint(base, out, **arguments)
+    assert tree(tmp_path) == before
+
+
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def edit_weight_map(base, key, shard):
+    edit_json(base / INDEX, weight_map={**load_json(base / INDEX)["weight_map"], key: shard})
+
+
+def move_shard_out(base, name):
+    """The shard exists where the index says, but that is not beside the index."""
+    target = base / name
+    target.parent.mkdir(exist_ok=True)
+    shutil.copy(base / SHARD, target)
+    edit_weight_map(base, "some.weight", name)
+
+
+def rename_weights(base, name):
+    (base / "model.safetensors").rename(base / name)
+
+
+def write_weights(base, content):
+    (base / "model.safetensors").write_bytes(content)
+
+
+def empty(base):
+    for path in base.iterdir():
+        path.unlink()
+
+
+def name_code(base, file, reference):
+    edit_json(base / file, auto_map={"AutoModel": reference})
+
+
+def edit_config(base, **changes):
+    edit_json(base / "config.json", **changes)
+
+
+NO_HEADER = "no valid safetensors header"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 0\n"
+FOREIGN = "foreign remote code"
+ORIGINAL = "original LLaVA checkpoint"
+BAD_BASES = {
+    "pickled_weights": (lambda base: rename_weights(base, "pytorch_model.bin"), "only pickled weights"),
+    "no_weights": (lambda base: (base / "model.safetensors").unlink(), "no weights"),
+    "truncated_weights": (lambda base: cut(base / "model.safetensors", 100_000), "truncated"),
+    "one_byte_short": (lambda base: cut(base / "model.safetensors", -1), "truncated"),
+    "cut_inside_the_header": (lambda base: cut(base / "model.safetensors", 200), NO_HEADER),
+    "empty_weights": (lambda base: cut(base / "model.safetensors", 0), NO_HEADER),
+    "garbage_weights": (lambda base: write_weights(base, b"\xff" * 4096), NO_HEADER),
+    "header_that_is_a_list": (lambda base: write_weights(base, b"\2\0\0\0\0\0\0\0[]"), NO_HEADER),
+    "git_lfs_pointer": (lambda base: write_weights(base, LFS_POINTER), NO_HEADER),
+    "code_in_config": (lambda base: name_code(base, "config.json", "modeling_other.Other"), FOREIGN),
+    "code_in_tokenizer": (lambda base: name_code(base, "tokenizer_config.json", ["other.Slow", None]), FOREIGN),
+    "code_in_processor": (lambda base: name_code(base, "processor_config.json", "other.Processor"), FOREIGN),
+    "code_of_another_repo_under_our_name": (
+        lambda base: name_code(base, "tokenizer_config.json", "other/repo--modeling_divprune_llava.Other"),
+        FOREIGN,
+    ),
+    "original_by_architecture": (lambda base: edit_config(base, architectures=["LlavaLlamaForCausalLM"]), ORIGINAL),
+    "original_by_vision_tower": (lambda base: edit_config(base, mm_vision_tower="openai/clip"), ORIGINAL),
+    "unsupported_family": (lambda base: edit_config(base, model_type="qwen2_vl"), "'qwen2_vl'"),
+    "no_model_type": (lambda base: edit_config(base, remove=["model_type"]), "not supported"),
+    "no_architecture_names": (lambda base: edit_config(base, architectures=[None], model_type="gpt2"), "'gpt2'"),
+    "unknown_vision_tower": (lambda base: edit_config(base, vision_config={"model_type": "mystery"}), "mystery"),
+    "no_config": (lambda base: (base / "config.json").unlink(), "has no config.json"),
+    "config_is_not_json": (lambda base: (base / "config.json").write_text("{nothing"), "is not valid JSON"),
+    "config_is_a_list": (lambda base: (base / "config.json").write_text("[]"), "expected a JSON object"),
+    "processor_config_is_not_json": (
+        lambda base: (base / "processor_config.json").write_bytes(b"\xff\xfe"),
+        "is not valid JSON",
+    ),
+    "empty_folder": (empty, "has no config.json"),
+}
+BAD_SHARDS = {
+    "missing_shard": (lambda base: (base / SHARD).unlink(), f"{SHARD} is missing"),
+    "truncated_shard": (lambda base: cut(base / SHARD, -100), "truncated"),
+    "shard_in_parent_folder": (lambda base: move_shard_out(base, "../x.safetensors"), "'../x.safetensors'"),
+    "shard_in_sub_folder": (lambda base: move_shard_out(base, "sub/x.safetensors"), "'sub/x.safetensors'"),
+    "shard_behind_backslash": (lambda base: move_shard_out(base, "..\\x.safetensors"), "plain file name"),
+    "pickled_shard": (lambda base: move_shard_out(base, "x.bin"), "'x.bin'"),
+    "key_that_its_shard_lacks": (lambda base: edit_weight_map(base, "no.such.weight", SHARD), "lacks 'no.such.weight'"),
+    "index_without_weight_map": (lambda base: edit_json(base / INDEX, remove=["weight_map"]), "has no weight_map"),
+    "index_is_not_json": (lambda base: cut(base / INDEX, 100), "is not valid JSON"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), BAD_BASES.values(), ids=BAD_BASES)
+def test_base_is_refused(base, tmp_path, spoil, reason):
+    spoil(base)
+    assert_refused(tmp_path, base, tmp_path / "out", reason)
+
+
+@pytest.mark.parametrize(("spoil", "reason"), BAD_SHARDS.values(), ids=BAD_SHARDS)
+def test_sharded_base_is_refused(sharded_base, tmp_path, spoil, reason):
+    spoil(sharded_base)
+    assert_refused(tmp_path, sharded_base, tmp_path / "out", reason)
+
+
+def test_refusal_leaves_the_variant_that_was_to_be_replaced(base, tmp_path):
+    out = convert_checkpoint(base, tmp_path / "out")
+    cut(base / "model.safetensors", 100_000)
+    assert_refused(tmp_path, base, out, "truncated", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("divprune_config", "reason"),
+    [
+        pytest.param({"keep": 5}, "['keep']", id="unknown_key"),
+        pytest.param({"num_tokens": 5, "retention_ratio": 0.1}, "expected one budget", id="both_budgets"),
+        pytest.param({"order": "sorted"}, "order='sorted'", id="unknown_order"),
+        pytest.param("num_tokens=5", "expected a dict or a DivPruneConfig", id="a_string"),
+        *(
+            pytest.param({"retention_ratio": ratio}, "retention_ratio=", id=f"ratio_{ratio!r}")
+            for ratio in (0, 0.0, -0.1, 1.5, 2, math.nan, math.inf, "0.5", True)
+        ),
+        *(
+            pytest.param({"num_tokens": number}, "num_tokens=", id=f"num_tokens_{number!r}")
+            for number in (0, -5, 2.5, "64", True)
+        ),
+    ],
+)
+def test_budget_is_refused(base, tmp_path, divprune_config, reason):
+    assert_refused(tmp_path, base, tmp_path / "out", reason, divprune_config=divprune_config)
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])
+def test_folder_that_is_not_a_variant_is_never_replaced(base, tmp_path, overwrite):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    assert_refused(tmp_path, base, tmp_path / "out", "is not empty", overwrite=overwrite)
+
+
+@pytest.mark.parametrize("config", [{"model_type": "llava"}, {}, [], {"model_type": ["llava"]}], ids=json.dumps)
+def test_folder_with_the_config_of_something_else_is_never_replaced(base, tmp_path, config):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    assert_refused(tmp_path, base, tmp_path / "out", str(tmp_path / "out"), overwrite=True)
+
+
+def test_variant_is_not_replaced_without_overwrite(base, tmp_path):
+    out = convert_checkpoint(base, tmp_path / "out")
+    assert_refused(tmp_path, base, out, "pass --overwrite", divprune_config={"num_tokens": 5})
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])
+def test_out_that_is_a_file_is_refused(base, tmp_path, overwrite):
+    (tmp_path / "out").write_text("a file")
+    assert_refused(tmp_path, base, tmp_path / "out", "is a file", overwrite=overwrite)
+
+
+@pytest.mark.parametrize("through", ["path", "symlink"])
+@pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])
+def test_out_that_is_the_base_is_refused(base, tmp_path, through, overwrite):
+    variant = convert_checkpoint(base, tmp_path / "variant")
+    (tmp_path / "link").symlink_to(variant)
+    out = tmp_path / "link" if through == "symlink" else variant
+    reason = "is, contains or lies in the base" if overwrite else "is not empty"
+    assert_refused(tmp_path, variant, out, reason, overwrite=overwrite)
+    assert_refused(tmp_path, out, variant, reason, overwrite=overwrite)
+
+
+@pytest.mark.parametrize("through", ["path", "symlink_as_base", "symlink_as_out"])
+@pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])
+def test_out_inside_the_base_is_refused(base, tmp_path, through, overwrite):
+    (tmp_path / "link").symlink_to(base)
+    source = tmp_path / "link" if through == "symlink_as_base" else base
+    out = (tmp_path / "link" if through == "symlink_as_out" else base) / "deep" / "out"
+    assert_refused(tmp_path, source, out, "lies in the base", overwrite=overwrite)
+
+
+@pytest.mark.parametrize("through", ["path", "symlink"])
+def test_variant_that_contains_the_base_is_not_overwritten(base, tmp_path, through):
+    out = convert_checkpoint(base, tmp_path / "out")
+    inner = shutil.copytree(base, out / "inner")
+    (tmp_path / "link").symlink_to(inner)
+    source = tmp_path / "link" if through == "symlink" else inner
+    assert_refused(tmp_path, source, out, "contains or lies in the base", overwrite=True)
+
+
+def test_revision_of_a_local_folder_is_refused(base, tmp_path):
+    assert_refused(tmp_path, base, tmp_path / "out", "only Hub repos have revisions", base_revision="main")
+
+
+@pytest.mark.parametrize("name", ["no such/folder/at all", "/no/such/folder"])
+def test_base_that_is_neither_folder_nor_repo_id_is_refused(tmp_path, name):
+    assert_refused(tmp_path, name, tmp_path / "out", "neither a folder nor the id of a Hub repo")
+
+
+def test_base_that_is_a_file_is_refused(base, tmp_path):
+    assert_refused(tmp_path, base / "model.safetensors", tmp_path / "out", "neither a folder nor the id of a Hub repo")
