@@ -209,7 +209,7 @@ def test_features_that_cannot_be_compared_are_refused(features, order, message):
 @settings(max_examples=200, deadline=None)
 @given(m=st.integers(1, 5000), ratio=st.floats(0, 1, exclude_min=True))
 def test_keep_count_rounds_as_the_paper_says(m, ratio):
-    assert keep_count(m, retention_ratio=ratio) == min(max(1, int(round(ratio * m))), m)
+    assert keep_count(m, retention_ratio=ratio) == min(max(1, round(ratio * m)), m)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ VOCAB_SIZE = 99
 IMAGE_TOKEN_ID = 4
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | upper }} : "
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}"
-    "{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT :{% endif %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
 
 TOWER_CONFIGS = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig, "dinov2": Dinov2Config}
@@ -125,8 +126,9 @@ def save_tiny_base(folder, tower="clip", language="llama", layout="llava_hf", nu
     if num_shards == 1:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     else:
-        weight_map = {name: f"model-{i % num_shards + 1:05}-of-{num_shards:05}.safetensors" for i, name in enumerate(weights)}
-        for shard in set(weight_map.values()):
+        shards = [f"model-{i + 1:05}-of-{num_shards:05}.safetensors" for i in range(num_shards)]
+        weight_map = {name: shards[i % num_shards] for i, name in enumerate(weights)}
+        for shard in shards:
             part = {name: weights[name] for name in weights if weight_map[name] == shard}
             save_file(part, folder / shard, metadata={"format": "pt"})
         index = {"metadata": {"total_size": 0}, "weight_map": weight_map}

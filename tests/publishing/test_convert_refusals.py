@@ -69,6 +69,7 @@ BAD_BASES = {
     "no_weights": (lambda base: (base / "model.safetensors").unlink(), "no weights"),
     "truncated_weights": (lambda base: cut(base / "model.safetensors", 100_000), "truncated"),
     "one_byte_short": (lambda base: cut(base / "model.safetensors", -1), "truncated"),
+    "one_byte_too_many": (lambda base: (base / "model.safetensors").open("ab").write(b"x"), "damaged"),
     "cut_inside_the_header": (lambda base: cut(base / "model.safetensors", 200), NO_HEADER),
     "empty_weights": (lambda base: cut(base / "model.safetensors", 0), NO_HEADER),
     "garbage_weights": (lambda base: write_weights(base, b"\xff" * 4096), NO_HEADER),
@@ -77,6 +78,10 @@ BAD_BASES = {
     "code_in_config": (lambda base: name_code(base, "config.json", "modeling_other.Other"), FOREIGN),
     "code_in_tokenizer": (lambda base: name_code(base, "tokenizer_config.json", ["other.Slow", None]), FOREIGN),
     "code_in_processor": (lambda base: name_code(base, "processor_config.json", "other.Processor"), FOREIGN),
+    "code_in_nested_image_processor": (
+        lambda base: edit_json(base / "processor_config.json", image_processor={"auto_map": {"AutoX": "other.Fast"}}),
+        FOREIGN,
+    ),
     "code_of_another_repo_under_our_name": (
         lambda base: name_code(base, "tokenizer_config.json", "other/repo--modeling_divprune_llava.Other"),
         FOREIGN,

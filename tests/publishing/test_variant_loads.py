@@ -1,6 +1,7 @@
 """A variant loads as remote code, in a process that cannot import the package, and as the installed classes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ import divprune_hf
 PHOTO = Path(skimage.data_dir) / "astronaut.png"
 HEAD, INNER = "DivPruneLlavaForConditionalGeneration", "DivPruneLlavaModel"
 # Which classes each way of loading ends in.
-ANSWERING_WAYS = [*HEAD_CLASSES, "device_map", "dtype", "five_tokens", "pipeline", "pipeline_five_tokens"]
+FIVE_TOKEN_WAYS = ["five_tokens", "config_and_five_tokens", "pipeline_five_tokens"]
+ANSWERING_WAYS = [*HEAD_CLASSES, "device_map", "dtype", "pipeline", "selection_order", *FIVE_TOKEN_WAYS]
 WAYS = {
     "AutoConfig": ["DivPruneLlavaConfig"],
     "AutoProcessor": ["DivPruneLlavaProcessor"],
@@ -48,6 +50,10 @@ def num_placeholders(tokens):
     return tokens[:-ANSWER_LENGTH].count(IMAGE_TOKEN_ID)
 
 
+def answer_of(entry):
+    return entry["tokens"][-ANSWER_LENGTH:]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_remote_code_answers_without_the_package(reports, way):
     remote, _ = reports
@@ -75,28 +81,45 @@ def test_inner_model_of_remote_code_gives_the_hidden_states_of_the_installed_one
     assert remote["AutoModel"]["values"] == pytest.approx(local["AutoModel"]["values"], rel=1e-4, abs=1e-5)
 
 
-def test_ways_of_loading_agree_and_another_budget_answers_differently(reports):
-    remote, _ = reports
-    full_precision = {*HEAD_CLASSES, "device_map", "pipeline"}
-    answers = {tuple(remote[way]["tokens"]) for way in full_precision}
-    assert len(answers) == 1
-    assert answers != {tuple(remote["five_tokens"]["tokens"])}
-    (tokens,) = answers
-    assert tokens[-ANSWER_LENGTH:] != tuple(remote["five_tokens"]["tokens"][-ANSWER_LENGTH:])
-    assert remote["dtype"]["dtype"] == "torch.bfloat16"
-
-
-def test_budget_is_the_stored_one_unless_overridden(reports):
+def test_ways_of_loading_agree_on_the_answer_of_the_stored_budget(reports):
     remote, _ = reports
     stored = {"retention_ratio": 0.25, "order": "raster"}
     assert remote["AutoConfig"]["budget"] == remote["AutoProcessor"]["budget"] == stored
-    assert {num_placeholders(remote[way]["tokens"]) for way in (*HEAD_CLASSES, "pipeline")} == {NUM_IMAGE_TOKENS // 4}
-    assert num_placeholders(remote["five_tokens"]["tokens"]) == 5
+    ways = [*HEAD_CLASSES, "device_map", "pipeline"]
+    assert all(remote[way]["budgets"] == [stored, stored] for way in ways)
+    assert all(remote[way]["tokens"] == remote[ways[0]]["tokens"] for way in ways)
+    assert num_placeholders(remote[ways[0]]["tokens"]) == NUM_IMAGE_TOKENS // 4
+    assert remote["dtype"]["dtype"] == "torch.bfloat16"
 
 
-def test_pipeline_passes_the_budget_of_its_model_kwargs_to_model_and_processor(reports):
+@pytest.mark.parametrize("way", FIVE_TOKEN_WAYS)
+def test_budget_given_at_loading_replaces_the_stored_one(reports, way):
     remote, _ = reports
-    assert remote["pipeline_five_tokens"]["tokens"] == remote["five_tokens"]["tokens"]
+    five = {"num_tokens": 5, "order": "raster"}
+    assert remote[way]["budgets"] == [five, five]
+    assert num_placeholders(remote[way]["tokens"]) == 5
+    assert remote[way]["tokens"] == remote["five_tokens"]["tokens"]
+    assert answer_of(remote[way]) != answer_of(remote["AutoModelForImageTextToText"])
+
+
+def test_order_given_at_loading_keeps_the_stored_budget(reports):
+    remote, _ = reports
+    selection = {"retention_ratio": 0.25, "order": "selection"}
+    assert remote["selection_order"]["budgets"] == [selection, selection]
+    assert num_placeholders(remote["selection_order"]["tokens"]) == NUM_IMAGE_TOKENS // 4
+    assert answer_of(remote["selection_order"]) != answer_of(remote["AutoModelForImageTextToText"])
+
+
+@pytest.mark.parametrize("entry", ["configuration_divprune", "processing_divprune", "modeling_divprune_llava"])
+def test_entry_files_import_every_sibling_they_need_directly(make_checkpoint, entry):
+    """transformers 4.57 ships the direct imports of an entry file, and not what these import in turn."""
+
+    def siblings(module):
+        code = (make_checkpoint().variant / f"{module}.py").read_text(encoding="utf-8")
+        return set(re.findall(r"^\s*from \.(\w+) import", code, flags=re.MULTILINE))
+
+    direct = siblings(entry)
+    assert set().union(*map(siblings, direct)) <= direct
 
 
 def test_folder_saved_from_the_installed_classes_loads_as_remote_code(

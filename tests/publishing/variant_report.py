@@ -18,6 +18,7 @@ HEAD_CLASSES = {name: getattr(transformers, name) for name in HEAD_CLASS_NAMES i
 ANSWER_LENGTH = 8
 GREEDY = {"max_new_tokens": ANSWER_LENGTH, "min_new_tokens": ANSWER_LENGTH, "do_sample": False}
 FIVE_TOKENS = {"divprune_config": {"num_tokens": 5}}
+SELECTION_ORDER = {"divprune_config": {"order": "selection"}}
 
 
 def chat(**image):
@@ -56,7 +57,12 @@ def report(folder, image, **trust):
     }
 
     def add(way, model, processor, tokens):
-        result[way] = {"origins": origins(model, processor), "tokens": tokens, "dtype": str(model.dtype)}
+        result[way] = {
+            "origins": origins(model, processor),
+            "budgets": [model.config.divprune_config.to_block(), dict(processor.divprune_config)],
+            "dtype": str(model.dtype),
+            "tokens": tokens,
+        }
 
     for name, auto_class in HEAD_CLASSES.items():
         model = auto_class.from_pretrained(folder, **trust)
@@ -64,9 +70,13 @@ def report(folder, image, **trust):
     for way, arguments in (("device_map", {"device_map": "auto"}), ("dtype", {"dtype": torch.bfloat16})):
         model = AutoModelForImageTextToText.from_pretrained(folder, **arguments, **trust)
         add(way, model, processor, answer(model, processor, image))
-    model = AutoModelForImageTextToText.from_pretrained(folder, **FIVE_TOKENS, **trust)
+    for way, override in (("five_tokens", FIVE_TOKENS), ("selection_order", SELECTION_ORDER)):
+        model = AutoModelForImageTextToText.from_pretrained(folder, **override, **trust)
+        processor = AutoProcessor.from_pretrained(folder, **override, **trust)
+        add(way, model, processor, answer(model, processor, image))
+    model = AutoModelForImageTextToText.from_pretrained(folder, config=config, **FIVE_TOKENS, **trust)
     processor = AutoProcessor.from_pretrained(folder, **FIVE_TOKENS, **trust)
-    add("five_tokens", model, processor, answer(model, processor, image))
+    add("config_and_five_tokens", model, processor, answer(model, processor, image))
     for way, model_kwargs in (("pipeline", {}), ("pipeline_five_tokens", dict(FIVE_TOKENS))):
         pipe = pipeline("image-text-to-text", model=str(folder), model_kwargs=model_kwargs, **trust)
         add(way, pipe.model, pipe.processor, pipeline_answer(pipe, image))

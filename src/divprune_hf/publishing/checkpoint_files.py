@@ -52,7 +52,9 @@ def read_json(path):
 def family_of(config, source):
     """The `Family` of a config read from `source`: a base's, or the base's of a variant of ours."""
     original = {"mm_vision_tower", "mm_projector_type"} & set(config)
-    if original or any(name.startswith("Llava") and "ForCausalLM" in name for name in config.get("architectures") or []):
+    if original or any(
+        name.startswith("Llava") and "ForCausalLM" in name for name in config.get("architectures") or []
+    ):
         raise ValueError(
             f"{source} is an original LLaVA checkpoint, expected one in transformers' layout: "
             "look for its counterpart in the llava-hf organisation, such as llava-hf/llava-1.5-7b-hf."

@@ -55,9 +55,7 @@ def convert_checkpoint(base, out, divprune_config=None, overwrite=False, link=Fa
     processor_config = files.read_json(folder / "processor_config.json") if has_processor_config else {}
     texts = {
         "config.json": to_json(variant_config(config, family, divprune_config)),
-        "processor_config.json": to_json(
-            variant_processor_config(processor_config, config, family, divprune_config)
-        ),
+        "processor_config.json": to_json(variant_processor_config(processor_config, config, family, divprune_config)),
         "README.md": variant_card(base, commit, out.name, divprune_config),
         **shipped_code(),
     }
@@ -84,7 +82,7 @@ def local_folder(base, revision=None):
     """The folder of a base and, for a Hub repo, its commit. Small files come first: a refusal costs no weights."""
     if Path(base).is_dir():
         if revision is not None:
-            raise ValueError(f"Got base_revision={revision!r} for the local folder {base}: only Hub repos have revisions.")
+            raise ValueError(f"Got base_revision={revision!r} for the folder {base}: only Hub repos have revisions.")
         return Path(base).resolve(), None
     try:
         validate_repo_id(str(base))

@@ -1,11 +1,21 @@
 """How many visual tokens a model keeps: `DivPruneConfig`, and one small config per model family that holds it."""
 
+import transformers
 from transformers import LlavaConfig, PretrainedConfig
+from transformers.processing_utils import ProcessorMixin
 
 from .max_min_diversity import check_budget, check_order
 
 
 DEFAULT_RETENTION_RATIO = 0.098
+
+# transformers 5.10 brought one place where placeholders are counted; 4.57 counts them in each processor's `__call__`.
+HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
+if not HAS_IMAGE_HOOK and not transformers.__version__.startswith("4.57."):
+    raise ImportError(
+        f"DivPrune models need transformers 4.57, or 5.10 and later; found {transformers.__version__}. "
+        "Run: pip install -U 'transformers>=5.10'"
+    )
 
 
 class DivPruneConfig(PretrainedConfig):

@@ -42,7 +42,7 @@ def check_budget(retention_ratio=None, num_tokens=None):
         is_integer = isinstance(num_tokens, Integral) and not isinstance(num_tokens, bool)
         if not is_integer or num_tokens < 1:
             raise ValueError(
-                f"Got num_tokens={num_tokens!r}, expected an integer of at least 1: the number of visual tokens to keep."
+                f"Got num_tokens={num_tokens!r}, expected an integer of at least 1: how many visual tokens to keep."
             )
 
 
@@ -58,7 +58,7 @@ def check_order(order):
 def keep_count(num_available, retention_ratio=None, num_tokens=None):
     """How many of `num_available` visual tokens (M) a budget keeps (K).
 
-    `K = int(round(retention_ratio * M))` with Python's round (half to even), or `num_tokens`; at least 1, at most M.
+    `K = round(retention_ratio * M)` (Python's round: half to even), or `num_tokens`; at least 1, at most M.
 
     Raises:
         ValueError: no token is available, the budget is missing, given twice or impossible.
@@ -68,7 +68,7 @@ def keep_count(num_available, retention_ratio=None, num_tokens=None):
         raise ValueError(f"Got {num_available} visual tokens, expected at least 1: there is nothing to keep.")
     if num_tokens is None and retention_ratio is None:
         raise ValueError("Got no budget, expected retention_ratio or num_tokens.")
-    wanted = int(num_tokens) if num_tokens is not None else int(round(float(retention_ratio) * num_available))
+    wanted = int(num_tokens) if num_tokens is not None else round(float(retention_ratio) * num_available)
     return min(max(wanted, 1), num_available)
 
 

@@ -2,23 +2,13 @@
 
 from typing import Any
 
-import transformers
 from PIL.Image import Image
 from transformers import BatchFeature, LlavaProcessor
 from transformers.image_utils import ChannelDimension, get_image_size, make_flat_list_of_images, to_numpy_array
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs
 
-from .configuration_divprune import DivPruneConfig
+from .configuration_divprune import HAS_IMAGE_HOOK, DivPruneConfig
 from .max_min_diversity import keep_count
-
-
-# transformers 5.10 brought one place where placeholders are counted; 4.57 counts them inside each `__call__`.
-HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
-if not HAS_IMAGE_HOOK and not transformers.__version__.startswith("4.57."):
-    raise ImportError(
-        f"DivPrune models need transformers 4.57, or 5.10 and later; found {transformers.__version__}. "
-        "Run: pip install -U 'transformers>=5.10'"
-    )
 
 
 class DivPruneImagesKwargs(ImagesKwargs, total=False):
@@ -117,7 +107,7 @@ class DivPruneProcessorMixin:
                     # Otherwise guessed from the shape, wrongly for pictures 1 or 3 pixels high.
                     images_kwargs.setdefault("input_data_format", ChannelDimension.LAST)
                 image_inputs = self.image_processor(images, **images_kwargs)
-                kept = self.image_tokens_kept(self._count_image_tokens(image_inputs), **budget)
+                kept = self.image_tokens_kept(self.count_image_tokens(image_inputs), **budget)
                 image_inputs["num_image_tokens_kept"] = kept
             data = dict(image_inputs)
             if texts:
@@ -176,8 +166,15 @@ class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
         # transformers 4.57 drops config objects when it saves a processor: the stored form is a dict.
         self.divprune_config = DivPruneConfig.merged(divprune_config).to_block()
 
-    def _count_image_tokens(self, image_inputs):
-        """How many visual tokens the model has for each image (transformers 4.57, where the parent inlines this)."""
+    def count_image_tokens(self, image_inputs):
+        """How many visual tokens (M) the model has for each image before pruning.
+
+        Args:
+            image_inputs: what the image processor returns; `pixel_values` is read.
+
+        Returns:
+            `list[int]`, one count per image.
+        """
         dropped_cls = 1 if self.vision_feature_select_strategy == "default" else 0
         extra = self.num_additional_image_tokens - dropped_cls
         sizes = [get_image_size(to_numpy_array(image)) for image in image_inputs["pixel_values"]]

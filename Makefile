@@ -1,0 +1,13 @@
+.PHONY: install test lint demo
+
+install:  ## everything for development, in the current environment
+	python -m pip install -e '.[dev]'
+
+test:  ## the test suite
+	python -m pytest
+
+lint:  ## ruff and mypy, as CI runs them
+	ruff check . && ruff format --check . && mypy
+
+demo:  ## the small model that ships with the package
+	divprune-hf demo

@@ -1,0 +1,54 @@
+"""One question about one picture."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from divprune_hf.pictures import draw_kept, model_view
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it was made from.
+
+    `num_kept` of `num_available` visual tokens went to the language model, in a prompt of `num_prompt_tokens`.
+    """
+
+    text: str
+    num_kept: int
+    num_available: int
+    num_prompt_tokens: int
+    picture: Image.Image
+
+
+def ask(model, processor, picture, question, max_new_tokens=64):
+    """Ask a pruned model a question about a picture, in its chat format.
+
+    Args:
+        model, processor: as `load_pruned` returns them.
+        picture (`PIL.Image.Image`).
+        question (`str`).
+        max_new_tokens (`int`): the longest answer.
+
+    Returns:
+        `Answer`, whose `picture` shows the kept patches.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    if processor.chat_template:
+        messages = [{"role": "user", "content": content}]
+        prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    else:
+        prompt = f"USER: {processor.image_token}\n{question} ASSISTANT:"
+    inputs = processor(images=[picture], text=[prompt], return_tensors="pt").to(model.device, model.dtype)
+    tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    num_prompt_tokens = inputs["input_ids"].shape[1]
+    text = processor.decode(tokens[0, num_prompt_tokens:], skip_special_tokens=True).strip()
+    counts = inputs["num_image_tokens_kept"]
+    (kept,) = model.select_image_tokens(inputs["pixel_values"], num_image_tokens_kept=counts)
+    (num_available,) = processor.count_image_tokens(inputs)
+    height, width = inputs["pixel_values"].shape[-2:]
+    num_patches = (height // processor.patch_size) * (width // processor.patch_size)
+    num_extra = num_available - num_patches  # tokens such as CLS come first, and show no patch
+    patches = [token - num_extra for token in kept.tolist() if token >= num_extra]
+    drawn = draw_kept(model_view(inputs["pixel_values"][0], processor.image_processor), patches, num_patches)
+    return Answer(text, len(kept), num_available, num_prompt_tokens, drawn)

@@ -1,0 +1,116 @@
+"""The console command `divprune-hf`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import transformers
+from huggingface_hub.errors import HfHubHTTPError
+
+from divprune_hf import __version__
+from divprune_hf.ask import ask
+from divprune_hf.demo import run_demo
+from divprune_hf.loading import load_pruned
+from divprune_hf.pictures import read_picture
+from divprune_hf.publishing.convert import convert_checkpoint
+from divprune_hf.remote_code.max_min_diversity import ORDERS
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Errors of usage are one line too."""
+
+    def error(self, message):
+        self.exit(2, f"divprune-hf: error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments=None):
+    """Run a command; return its exit code: 0, or 2 with one line on stderr."""
+    options = build_parser().parse_args(arguments)
+    transformers.logging.set_verbosity_error()
+    try:
+        options.run(options)
+    except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
+        lines = " ".join(str(error).split()) or type(error).__name__
+        print(f"divprune-hf: error: {lines}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("divprune-hf: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser():
+    parser = OneLineParser(
+        prog="divprune-hf", description="LLaVA models that answer from a tenth of their visual tokens."
+    )
+    parser.add_argument("--version", action="version", version=f"divprune-hf {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
+
+    convert = commands.add_parser("convert", help="make a pruned, ready-to-load variant of a checkpoint")
+    convert.add_argument("base", metavar="BASE", help="a checkpoint folder, or the id of a Hub repo")
+    convert.add_argument("out", metavar="OUT", help="the folder to make")
+    add_budget(convert)
+    convert.add_argument("--order", choices=ORDERS, help="feed kept tokens in image order or in order of picking")
+    convert.add_argument("--base-revision", metavar="REV", help="branch, tag or commit of a Hub base")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT if it is a variant")
+    convert.add_argument("--link", action="store_true", help="hard-link the weights instead of copying them")
+    convert.set_defaults(run=run_convert)
+
+    question = commands.add_parser("ask", help="ask a model about a picture")
+    question.add_argument("model", metavar="MODEL", help="a variant or a stock base: a folder, or the id of a Hub repo")
+    question.add_argument("picture", metavar="PICTURE", help="a picture file or URL")
+    question.add_argument("question", metavar="QUESTION")
+    add_budget(question)
+    question.add_argument("--show", metavar="PNG", help="draw which patches were kept")
+    question.add_argument("--device", help="such as cpu or cuda:0; by default wherever there is room")
+    question.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub repo")
+    question.add_argument("--trust-remote-code", action="store_true", help="run the code that the variant brings")
+    question.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="the longest answer (64)")
+    question.set_defaults(run=run_ask)
+
+    demo = commands.add_parser("demo", help="convert the small model that ships with the package, and ask it")
+    demo.add_argument("--show", metavar="PNG", default="divprune-demo.png", help="where to draw the kept patches")
+    demo.set_defaults(run=lambda options: run_demo(options.show))
+    return parser
+
+
+def add_budget(parser):
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--retention-ratio", type=float, metavar="R", help="share of visual tokens to keep, 0 < R <= 1")
+    budget.add_argument("--num-tokens", type=int, metavar="N", help="number of visual tokens to keep per image")
+
+
+def run_convert(options):
+    settings = {"retention_ratio": options.retention_ratio, "num_tokens": options.num_tokens, "order": options.order}
+    out = convert_checkpoint(
+        options.base,
+        options.out,
+        divprune_config={name: value for name, value in settings.items() if value is not None},
+        overwrite=options.overwrite,
+        link=options.link,
+        base_revision=options.base_revision,
+    )
+    print(out)
+
+
+def run_ask(options):
+    picture = read_picture(options.picture)
+    if options.show and not Path(options.show).resolve().parent.is_dir():
+        raise ValueError(f"{options.show} cannot be written: its folder does not exist.")
+    model, processor = load_pruned(
+        options.model,
+        num_tokens=options.num_tokens,
+        retention_ratio=options.retention_ratio,
+        device=options.device,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code or None,
+    )
+    answer = ask(model, processor, picture, options.question, options.max_new_tokens)
+    print(answer.text)
+    print(f"{answer.num_kept} of {answer.num_available} visual tokens kept", file=sys.stderr)
+    if options.show:
+        answer.picture.save(options.show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

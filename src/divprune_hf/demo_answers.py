@@ -1,0 +1,61 @@
+"""What the demo runs in a process of its own, by path: a variant as a stranger would load it, as remote code.
+
+Nothing of divprune_hf is imported here. Usage: demo_answers.py VARIANT QUESTIONS RETENTION_RATIO; prints JSON.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+
+def main(variant, questions_file, retention_ratio):
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    model = AutoModelForImageTextToText.from_pretrained(variant, trust_remote_code=True, device_map="auto").eval()
+    processor = AutoProcessor.from_pretrained(variant, trust_remote_code=True)
+    answers, prefill, kept_by_scene = [], [], {}
+    for question in json.loads(Path(questions_file).read_text(encoding="utf-8")):
+        scene = question["image"]
+        content = [{"type": "image"}, {"type": "text", "text": question["question"]}]
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        picture = Image.open(Path(questions_file).parent / scene).convert("RGB")
+        inputs = processor(images=[picture], text=[prompt], retention_ratio=float(retention_ratio), return_tensors="pt")
+        inputs = inputs.to(model.device, model.dtype)
+        with torch.inference_mode():
+            if not prefill:
+                model(**inputs)  # the first call pays for set-up
+            started = time.perf_counter()
+            model(**inputs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            prefill.append(1000 * (time.perf_counter() - started))
+            tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        answer = processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        answers.append({"answer": answer, "prompt_tokens": inputs["input_ids"].shape[1]})
+        if scene not in kept_by_scene:
+            counts = inputs["num_image_tokens_kept"]
+            (kept,) = model.select_image_tokens(inputs["pixel_values"], num_image_tokens_kept=counts)
+            kept_by_scene[scene] = kept.tolist()
+    if torch.cuda.is_available():
+        peak_bytes = torch.cuda.max_memory_allocated()
+    else:
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result = {
+        "module": type(model).__module__,
+        "answers": answers,
+        "kept_by_scene": kept_by_scene,
+        "prefill_ms": sorted(prefill)[len(prefill) // 2],
+        "peak_bytes": peak_bytes,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

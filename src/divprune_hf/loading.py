@@ -1,0 +1,72 @@
+"""Any variant or stock base, ready to answer with a pruned prompt."""
+
+import tempfile
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import cached_file
+
+from divprune_hf.budget import set_budget
+from divprune_hf.families import FAMILIES
+from divprune_hf.publishing.checkpoint_files import read_json
+from divprune_hf.publishing.convert import to_json
+from divprune_hf.publishing.variant_configs import merged_budget, variant_processor_config
+
+
+def load_pruned(
+    model_id, num_tokens=None, retention_ratio=None, device=None, revision=None, trust_remote_code=None, dtype="auto"
+):
+    """Load a variant, or a stock base pruned in memory, with its processor.
+
+    Args:
+        model_id (`str` or `Path`): a folder or the id of a Hub repo.
+        num_tokens, retention_ratio: the budget; by default the variant's own, or 0.098 for a stock base.
+        device (`str`, *optional*): where to run; by default wherever accelerate finds room.
+        revision (`str`, *optional*): branch, tag or commit of a Hub repo.
+        trust_remote_code (`bool`, *optional*): run a variant's own code instead of this package's, where transformers
+            lets it.
+        dtype: as in `from_pretrained`.
+
+    Returns:
+        The model in evaluation mode, and its processor.
+
+    Raises:
+        ValueError: an impossible budget, or a model of a family that is not supported.
+    """
+    override = {"num_tokens": num_tokens, "retention_ratio": retention_ratio}
+    merged_budget({}, override)  # an impossible budget fails before anything is loaded
+    source = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(model_id, **source)
+    placement = {"device_map": device or "auto", "dtype": dtype}
+    if hasattr(config, "divprune_config"):
+        model = AutoModelForImageTextToText.from_pretrained(model_id, **source, **placement)
+        processor = AutoProcessor.from_pretrained(model_id, **source)
+        if num_tokens is not None or retention_ratio is not None:
+            set_budget(model, processor, num_tokens=num_tokens, retention_ratio=retention_ratio)
+        return model.eval(), processor
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ValueError(
+            f"{model_id} is of model_type {config.model_type!r}, expected one of {sorted(FAMILIES)} or a variant of it."
+        )
+    divprune_config = merged_budget({}, override)
+    settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+    config = family.config_class(**settings, divprune_config=divprune_config)
+    model = family.head_class.from_pretrained(model_id, config=config, revision=source["revision"], **placement)
+    return model.eval(), stock_processor_pruned(model_id, family, config, source, divprune_config)
+
+
+def stock_processor_pruned(model_id, family, config, source, divprune_config):
+    """The processor of a stock base as ours: its parts as they are, the rest completed as `convert` does it."""
+    stock = AutoProcessor.from_pretrained(model_id, **source)
+    path = cached_file(
+        model_id, "processor_config.json", revision=source["revision"], _raise_exceptions_for_missing_entries=False
+    )
+    stored = read_json(path) if path else {}
+    completed = variant_processor_config(stored, config.to_dict(), family, divprune_config)
+    with tempfile.TemporaryDirectory() as folder:
+        stock.save_pretrained(folder)
+        file = Path(folder) / "processor_config.json"
+        saved = read_json(file) if file.is_file() else {}
+        file.write_text(to_json({**saved, **completed}), encoding="utf-8")
+        return family.processor_class.from_pretrained(folder)
