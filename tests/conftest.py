@@ -1,5 +1,6 @@
 """Fixtures: tiny checkpoints on disk, their variants, and real pictures."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import skimage
+import torch
 import transformers
 from PIL import Image
 from tiny_models import save_tiny_base
@@ -15,6 +17,8 @@ import divprune_hf
 
 
 transformers.logging.set_verbosity_error()
+torch.set_num_threads(1)  # tiny models gain nothing from more, and lose a lot where cores are shared
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,6 @@ def run_isolated(tmp_path_factory):
     )
 
     def run(code, *arguments):
-        import os
-
         environment = {**os.environ, "HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
         result = subprocess.run(
             [sys.executable, "-c", guard + code, *map(str, arguments)],

@@ -39,7 +39,7 @@ def greedy(model, inputs, **kwargs):
     return tokens[:, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.parametrize(("tower", "language"), KINDS, ids="-".join)
+@pytest.mark.parametrize(("tower", "language"), KINDS, ids=["-".join(kind) for kind in KINDS])
 def test_pruned_logits_are_those_of_the_stock_model_fed_the_kept_features(make_checkpoint, photos, tower, language):
     checkpoint = make_checkpoint(tower=tower, language=language)
     model, processor = load(checkpoint)
@@ -55,7 +55,7 @@ def test_pruned_logits_are_those_of_the_stock_model_fed_the_kept_features(make_c
     assert not torch.equal(logits, others)
 
 
-@pytest.mark.parametrize(("tower", "language"), KINDS, ids="-".join)
+@pytest.mark.parametrize(("tower", "language"), KINDS, ids=["-".join(kind) for kind in KINDS])
 def test_picks_are_greedy_max_min_over_the_stock_features(make_checkpoint, photos, tower, language):
     checkpoint = make_checkpoint(tower=tower, language=language)
     model, processor = load(checkpoint)

@@ -1,8 +1,10 @@
 """One question about one picture."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
+from transformers import PreTrainedModel, ProcessorMixin
 
 from divprune_hf.pictures import draw_kept, model_view
 
@@ -21,7 +23,13 @@ class Answer:
     picture: Image.Image
 
 
-def ask(model, processor, picture, question, max_new_tokens=64):
+def ask(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    picture: Image.Image,
+    question: str,
+    max_new_tokens: int = 64,
+) -> Answer:
     """Ask a pruned model a question about a picture, in its chat format.
 
     Args:
@@ -33,9 +41,9 @@ def ask(model, processor, picture, question, max_new_tokens=64):
     Returns:
         `Answer`, whose `picture` shows the kept patches.
     """
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+    content: list[Any] = [{"type": "image"}, {"type": "text", "text": question}]
     if processor.chat_template:
-        messages = [{"role": "user", "content": content}]
+        messages: list[Any] = [{"role": "user", "content": content}]
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     else:
         prompt = f"USER: {processor.image_token}\n{question} ASSISTANT:"

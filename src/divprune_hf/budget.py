@@ -1,9 +1,16 @@
 """Changing the budget of a loaded model."""
 
+from transformers import PreTrainedModel, ProcessorMixin
+
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
-def set_budget(model, processor, num_tokens=None, retention_ratio=None):
+def set_budget(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    num_tokens: int | None = None,
+    retention_ratio: float | None = None,
+) -> None:
     """Set how many visual tokens per image a loaded model keeps, in the model and its processor alike.
 
     For the budget of a single call pass `num_tokens=` or `retention_ratio=` to the processor instead.

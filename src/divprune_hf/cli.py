@@ -23,7 +23,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"divprune-hf: error: {message} (see {self.prog} --help)\n")
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit code: 0, or 2 with one line on stderr."""
     options = build_parser().parse_args(arguments)
     transformers.logging.set_verbosity_error()

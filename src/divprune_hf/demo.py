@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -17,7 +18,7 @@ from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.remote_code.configuration_divprune import DEFAULT_RETENTION_RATIO
 
 
-def run_demo(picture_file, say=print):
+def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> dict[str, dict]:
     """Run the demo; print its table with `say` and draw the kept patches into `picture_file`.
 
     Returns:

@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import cached_file
 
 from divprune_hf.budget import set_budget
@@ -14,8 +15,14 @@ from divprune_hf.publishing.variant_configs import merged_budget, variant_proces
 
 
 def load_pruned(
-    model_id, num_tokens=None, retention_ratio=None, device=None, revision=None, trust_remote_code=None, dtype="auto"
-):
+    model_id: str | Path,
+    num_tokens: int | None = None,
+    retention_ratio: float | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool | None = None,
+    dtype: str | torch.dtype = "auto",
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a variant, or a stock base pruned in memory, with its processor.
 
     Args:

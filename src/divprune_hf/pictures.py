@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from transformers.image_utils import load_image
 
@@ -11,7 +12,7 @@ KEPT_OUTLINE = (255, 196, 0)
 DIMMED = 0.25  # brightness of dropped patches
 
 
-def read_picture(source):
+def read_picture(source: str) -> Image.Image:
     """The picture at a path or URL, as RGB."""
     try:
         return load_image(str(source))
@@ -20,14 +21,14 @@ def read_picture(source):
         raise ValueError(f"{source} is not a picture that can be read ({detail}).") from None
 
 
-def model_view(pixel_values, image_processor):
+def model_view(pixel_values: torch.Tensor, image_processor) -> Image.Image:
     """What the vision tower sees, as a picture: `pixel_values` of shape `(channels, height, width)`, un-normalised."""
     pixels = pixel_values.float().cpu().numpy().transpose(1, 2, 0)
     pixels = pixels * np.array(image_processor.image_std) + np.array(image_processor.image_mean)
     return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def draw_kept(picture, kept_patches, num_patches):
+def draw_kept(picture: Image.Image, kept_patches: list[int], num_patches: int) -> Image.Image:
     """Draw a picture with its kept patches outlined and all others dimmed.
 
     Args:
@@ -51,7 +52,7 @@ def draw_kept(picture, kept_patches, num_patches):
     return drawn
 
 
-def contact_sheet(pictures, columns=4, gap=8):
+def contact_sheet(pictures: list[Image.Image], columns: int = 4, gap: int = 8) -> Image.Image:
     """Several pictures of one size on one sheet."""
     width, height = pictures[0].size
     rows = math.ceil(len(pictures) / columns)

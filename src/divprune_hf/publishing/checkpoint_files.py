@@ -31,6 +31,13 @@ COPIED_PATTERNS = [
     "USE_POLICY*",
 ]
 EDITED_FILES = ["config.json", "processor_config.json"]
+FILES_THAT_NAME_CODE = [
+    *EDITED_FILES,
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "generation_config.json",
+]
 # A base may be a variant of ours, whose classes these are; any other code is foreign.
 OUR_MODULES = ("configuration_divprune.", "modeling_divprune_", "processing_divprune.")
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
@@ -51,10 +58,9 @@ def read_json(path):
 
 def family_of(config, source):
     """The `Family` of a config read from `source`: a base's, or the base's of a variant of ours."""
-    original = {"mm_vision_tower", "mm_projector_type"} & set(config)
-    if original or any(
-        name.startswith("Llava") and "ForCausalLM" in name for name in config.get("architectures") or []
-    ):
+    architectures = map(str, config.get("architectures") or [])
+    is_original = any(name.startswith("Llava") and "ForCausalLM" in name for name in architectures)
+    if is_original or "mm_vision_tower" in config:
         raise ValueError(
             f"{source} is an original LLaVA checkpoint, expected one in transformers' layout: "
             "look for its counterpart in the llava-hf organisation, such as llava-hf/llava-1.5-7b-hf."
@@ -70,23 +76,38 @@ def family_of(config, source):
 
 def is_variant(config):
     """Whether a config is that of a variant of ours."""
-    return config.get("model_type") in {family.config_class.model_type for family in FAMILIES.values()}
+    return any(config.get("model_type") == family.config_class.model_type for family in FAMILIES.values())
 
 
 def check_no_foreign_code(folder):
     """Refuse a base that brings code of its own: its classes would be lost, or run under our name."""
-    for path in sorted(Path(folder).glob("*.json")):
-        if path.name.endswith(".index.json") or path.name in ("tokenizer.json", "vocab.json", "added_tokens.json"):
+    for name in FILES_THAT_NAME_CODE:
+        path = Path(folder) / name
+        if not path.is_file():
             continue
-        references = read_json(path).get("auto_map") or {}
-        for reference in references.values() if isinstance(references, dict) else [references]:
-            names = reference if isinstance(reference, (list, tuple)) else [reference]
-            foreign = [name for name in names if name and not str(name).split("--")[-1].startswith(OUR_MODULES)]
-            if foreign:
-                raise ValueError(
-                    f"{path} names foreign remote code {foreign}: expected a checkpoint that runs on stock "
-                    "transformers classes."
+        content = read_json(path)
+        # The outermost auto_map of an edited file is replaced: that of a variant may point to our classes in any repo.
+        replaced = {"auto_map": content.pop("auto_map", None)} if name in EDITED_FILES else {}
+        references = [*code_references(content), *(ref.split("--")[-1] for ref in code_references(replaced))]
+        foreign = [reference for reference in references if not reference.startswith(OUR_MODULES)]
+        if foreign:
+            raise ValueError(
+                f"{path} names foreign remote code {foreign}: expected a checkpoint that runs on stock "
+                "transformers classes."
+            )
+
+
+def code_references(content):
+    """The classes that the `auto_map` of a config file names, also in the configs that it holds."""
+    for name, value in content.items():
+        if name == "auto_map":
+            entries = value.values() if isinstance(value, dict) else [value]
+            for entry in entries:
+                yield from (
+                    str(reference) for reference in (entry if isinstance(entry, list) else [entry]) if reference
                 )
+        elif isinstance(value, dict):
+            yield from code_references(value)
 
 
 def weight_files(folder):

@@ -15,12 +15,20 @@ from tqdm.auto import tqdm
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.card import variant_card
 from divprune_hf.publishing.variant_configs import merged_budget, variant_config, variant_processor_config
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
 COPY_CHUNK = 2**24  # bytes
 
 
-def convert_checkpoint(base, out, divprune_config=None, overwrite=False, link=False, base_revision=None):
+def convert_checkpoint(
+    base: str | Path,
+    out: str | Path,
+    divprune_config: dict | DivPruneConfig | None = None,
+    overwrite: bool = False,
+    link: bool = False,
+    base_revision: str | None = None,
+) -> Path:
     """Make a pruned, ready-to-load variant of a LLaVA checkpoint.
 
     The variant is a folder with the base's weights and tokenizer byte for byte, edited configs, and the code that
@@ -67,7 +75,7 @@ def convert_checkpoint(base, out, divprune_config=None, overwrite=False, link=Fa
         total = sum((folder / name).stat().st_size for name in [*weights, *copied])
         with tqdm(total=total, desc="Converting", unit="B", unit_scale=True) as progress:
             for name in [*weights, *copied]:
-                place(folder / name, partial / name, link and name in weights, progress)
+                place(folder / name, partial / name, link and name.endswith(".safetensors"), progress)
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         partial.chmod(0o777 & ~current_umask())  # mkdtemp's folders are private
@@ -78,7 +86,7 @@ def convert_checkpoint(base, out, divprune_config=None, overwrite=False, link=Fa
     return out
 
 
-def local_folder(base, revision=None):
+def local_folder(base: str | Path, revision: str | None = None) -> tuple[Path, str | None]:
     """The folder of a base and, for a Hub repo, its commit. Small files come first: a refusal costs no weights."""
     if Path(base).is_dir():
         if revision is not None:
@@ -89,7 +97,7 @@ def local_folder(base, revision=None):
     except ValueError:
         raise ValueError(f"{base} is neither a folder nor the id of a Hub repo.") from None
     small = [*files.EDITED_FILES, *files.COPIED_PATTERNS, "model.safetensors.index.json"]
-    folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=small))
+    folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=small)).resolve()
     files.family_of(files.read_json(folder / "config.json"), base)
     files.check_no_foreign_code(folder)
     # By commit: the branch may have moved since.
@@ -97,7 +105,7 @@ def local_folder(base, revision=None):
     return folder, folder.name
 
 
-def check_replaceable(out, overwrite):
+def check_replaceable(out: Path, overwrite: bool) -> None:
     """Refuse an `out` that holds something, unless it is a variant and may be overwritten."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -109,13 +117,13 @@ def check_replaceable(out, overwrite):
         raise ValueError(f"{out} is not empty and not a variant made by divprune-hf: it is not overwritten.")
 
 
-def check_apart(out, folder):
+def check_apart(out: Path, folder: Path) -> None:
     """Refuse an `out` that is, contains or lies in the base's folder (links resolved)."""
     if out == folder or out in folder.parents or folder in out.parents:
         raise ValueError(f"{out} is, contains or lies in the base {folder}: choose a folder apart from it.")
 
 
-def shipped_code():
+def shipped_code() -> dict[str, str]:
     """The text of every file of `remote_code`, by name."""
     room = resources.files("divprune_hf.remote_code")
     names = [entry.name for entry in room.iterdir() if entry.name.endswith(".py") and entry.name != "__init__.py"]
@@ -141,10 +149,10 @@ def place(source, target, link, progress):
             progress.update(len(chunk))
 
 
-def is_in_hub_cache(path):
-    """Whether a file belongs to a Hub cache, here or elsewhere: its layout is models--org--name/blobs/hash."""
-    repo = path.parent.parent
-    return Path(HF_HUB_CACHE).resolve() in path.parents or (path.parent.name == "blobs" and "--" in repo.name)
+def is_in_hub_cache(path: Path) -> bool:
+    """Whether a file belongs to a Hub cache, here or elsewhere: its files lie below models--org--name."""
+    in_repo_folder = any(folder.name.startswith("models--") for folder in path.parents)
+    return in_repo_folder or Path(HF_HUB_CACHE).resolve() in path.parents
 
 
 def current_umask():
@@ -153,7 +161,7 @@ def current_umask():
     return umask
 
 
-def swap(partial, out):
+def swap(partial: Path, out: Path) -> None:
     """Put the finished folder in place. What was there before is deleted last, and restored if anything fails."""
     if not out.exists():
         partial.rename(out)

@@ -55,7 +55,10 @@ def stock_config(config, family):
     """The stock config object of a base, or of the base of a variant."""
     dropped = ("model_type", "auto_map", "divprune_config", "architectures")
     settings = {name: value for name, value in config.items() if name not in dropped}
-    return CONFIG_MAPPING[family.base_model_type](**settings)
+    try:
+        return CONFIG_MAPPING[family.base_model_type](**settings)
+    except KeyError as error:  # transformers 5.23 raises a ValueError itself
+        raise ValueError(f"config.json names the model_type {error}, which this transformers does not know.") from None
 
 
 def num_additional_image_tokens(vision_config):

@@ -18,7 +18,7 @@ import torch
 ORDERS = ("raster", "selection")
 
 
-def check_budget(retention_ratio=None, num_tokens=None):
+def check_budget(retention_ratio: float | None = None, num_tokens: int | None = None) -> None:
     """Raise a `ValueError` unless at most one budget is given and it is a possible one.
 
     Args:
@@ -46,7 +46,7 @@ def check_budget(retention_ratio=None, num_tokens=None):
             )
 
 
-def check_order(order):
+def check_order(order: str) -> None:
     """Raise a `ValueError` unless `order` is one of `ORDERS`."""
     if order not in ORDERS:
         raise ValueError(
@@ -55,7 +55,7 @@ def check_order(order):
         )
 
 
-def keep_count(num_available, retention_ratio=None, num_tokens=None):
+def keep_count(num_available: int, retention_ratio: float | None = None, num_tokens: int | None = None) -> int:
     """How many of `num_available` visual tokens (M) a budget keeps (K).
 
     `K = round(retention_ratio * M)` (Python's round: half to even), or `num_tokens`; at least 1, at most M.
@@ -68,11 +68,11 @@ def keep_count(num_available, retention_ratio=None, num_tokens=None):
         raise ValueError(f"Got {num_available} visual tokens, expected at least 1: there is nothing to keep.")
     if num_tokens is None and retention_ratio is None:
         raise ValueError("Got no budget, expected retention_ratio or num_tokens.")
-    wanted = int(num_tokens) if num_tokens is not None else round(float(retention_ratio) * num_available)
-    return min(max(wanted, 1), num_available)
+    wanted = round(float(retention_ratio) * num_available) if retention_ratio is not None else num_tokens
+    return min(max(int(wanted or 1), 1), num_available)
 
 
-def select_diverse_tokens(features, num_tokens, order="raster"):
+def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = "raster") -> torch.Tensor:
     """Indices of the `num_tokens` most diverse rows of `features`, by greedy max-min cosine distance.
 
     Always `num_tokens` distinct indices, whatever the features hold: ties go to the lowest index, duplicates are at
@@ -110,11 +110,11 @@ def select_diverse_tokens(features, num_tokens, order="raster"):
         smallest = torch.fmin(smallest, distances.index_select(0, pick).squeeze(0)).index_fill(0, pick, -math.inf)
         pick = smallest.argmax(dim=0, keepdim=True)
         picks.append(pick)
-    picks = torch.cat(picks)
-    return picks.sort().values if order == "raster" else picks
+    in_order_of_picking = torch.cat(picks)
+    return in_order_of_picking.sort().values if order == "raster" else in_order_of_picking
 
 
-def cosine_distances(features):
+def cosine_distances(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cosine distances between all rows of `features`.
 
     Args:
@@ -135,8 +135,7 @@ def cosine_distances(features):
     exponent = torch.frexp(largest).exponent.clamp(-limit, limit)
     scale = torch.ldexp(torch.ones_like(largest), -exponent)
     scaled = features * scale.unsqueeze(1)
-    with torch.autocast(features.device.type, enabled=False):
-        distances = gram_matrix(scaled)
+    distances = gram_matrix(scaled)
     # A zero row gets a direction of its own: at distance 0 of other zero rows, 1 of all others.
     is_zero = (largest == 0).to(dtype)
     inverse_norm = (distances.diagonal() + is_zero).sqrt().reciprocal()
@@ -157,15 +156,19 @@ def cosine_distances(features):
     return distances, torch.cat(nearest), is_finite
 
 
-def gram_matrix(features):
-    """`features @ features.T` at three quarters of its cost: the product is symmetric, so one corner is a copy."""
+def gram_matrix(features: torch.Tensor) -> torch.Tensor:
+    """`features @ features.T` at three quarters of its cost: the product is symmetric, so one corner is a copy.
+
+    With `out=` autocast keeps its hands off: the product has the dtype of `features`.
+    """
     half = len(features) // 2
-    top = features[:half] @ features.T
-    corner = features[half:] @ features[half:].T
+    rest = len(features) - half
+    top = torch.mm(features[:half], features.T, out=features.new_empty(half, len(features)))
+    corner = torch.mm(features[half:], features[half:].T, out=features.new_empty(rest, rest))
     return torch.cat([top, torch.cat([top[:, half:].T, corner], dim=1)])
 
 
-def distance_dtype(features):
+def distance_dtype(features: torch.Tensor) -> torch.dtype:
     """float32 where a float32 matrix product is one, float64 where settings let it round its inputs (TF32, bf16).
 
     bfloat16 features survive that rounding unchanged, so they take the fast way.
@@ -176,6 +179,6 @@ def distance_dtype(features):
 
 
 @torch.compiler.assume_constant_result
-def float32_products_are_exact():
+def float32_products_are_exact() -> bool:
     """Whether the process keeps float32 matrix products in float32 (`torch.set_float32_matmul_precision`)."""
     return torch.get_float32_matmul_precision() == "highest"
