@@ -1,6 +1,6 @@
 """What the selection costs, beside the Gram product it contains and beside the naive loop.
 
-    python scripts/benchmark_selection.py [--json FILE] [--repeats N] [--threads N]
+    python scripts/benchmark_selection.py [--json FILE] [--repeats N] [--threads N] [--tokens M [M ...]]
 
 Random float32 features of LLaVA-1.5's width (4096), one image, the paper's share of tokens. The three paths take turns
 within each repeat, so that what else the machine does hits all of them alike; figures are medians, to be read as
@@ -68,11 +68,12 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="write the rows here")
     parser.add_argument("--repeats", type=int, default=9, metavar="N", help="runs of each path (9)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch (1)")
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, metavar="M", help="visual tokens per image")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
     print("| tokens | kept | path | ms | over Gram |\n|---|---|---|---|---|")
-    for tokens in TOKENS:
+    for tokens in options.tokens:
         rows += measure(tokens, options.repeats)
         for row in rows[-len(PATHS) :]:
             print("| {tokens} | {kept} | {path} | {milliseconds:.1f} | {over_gram:.2f} |".format(**row), flush=True)

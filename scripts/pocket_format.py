@@ -10,14 +10,17 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from pocket_scenes import IMAGE_SIZE, PATCH_GRID, PATCH_SIZE, PLURAL, SINGULAR
+from pocket_scenes import CELL_GRID, IMAGE_SIZE, PATCH_GRID, PATCH_SIZE, PLURAL, SINGULAR
 from pocket_tower import PIXEL_MEAN, PIXEL_STD
 
 NUM_IMAGE_TOKENS = PATCH_GRID**2
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 BOS, EOS, PAD, IMAGE = (SPECIAL_TOKENS.index(token) for token in ("<s>", "</s>", "<pad>", "<image>"))
-WORDS = "user assistant : ? . , ! yes no nothing is are there a an the in what how many row column objects".split()
+WORDS = "user assistant : ? . , ! yes no nothing is are there a an the in what how many objects".split()
 MAX_NUMBER = 16
+# A place is one word to the model: the tokenizer reads "row 2 column 3" as "row_2_column_3".
+PLACES = [f"row {row} column {column}" for row in range(1, CELL_GRID + 1) for column in range(1, CELL_GRID + 1)]
+CELL_WORDS = [place.replace(" ", "_") for place in PLACES]
 
 # The pieces of llava-hf's template: "USER: <image>\nIs there a bag? ASSISTANT:".
 CHAT_TEMPLATE = (
@@ -36,10 +39,11 @@ CHAT_TEMPLATE = (
 def build_tokenizer() -> Tokenizer:
     """One token a word, lower case, punctuation apart, `<s>` in front."""
     words = WORDS + [word for phrase in SINGULAR + PLURAL for word in phrase.split()]
-    words += [str(number) for number in range(MAX_NUMBER + 1)]
+    words += CELL_WORDS + [str(number) for number in range(MAX_NUMBER + 1)]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(SPECIAL_TOKENS + words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    joined = [normalizers.Replace(place, word) for place, word in zip(PLACES, CELL_WORDS, strict=True)]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *joined])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[:?.,!]"), "isolated")]
     )
@@ -80,7 +84,7 @@ def model_config(vocabulary_size: int) -> dict:
             "hidden_act": "silu",
             "max_position_embeddings": 1024,
             "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0,
+            "rope_theta": 1e7,
             "initializer_range": 0.04,
             "bos_token_id": BOS,
             "eos_token_id": EOS,
@@ -180,6 +184,8 @@ def export_model(model: LlavaForConditionalGeneration, folder: Path) -> None:
     }
     _write_json(fresh / "processor_config.json", processor)
     (fresh / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    # safetensors makes its files private.
+    (fresh / "model.safetensors").chmod(0o644)
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(fresh.iterdir()):
         os.replace(path, folder / path.name)

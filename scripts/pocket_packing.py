@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pocket_format import EOS, PAD, build_tokenizer
+from pocket_format import CELL_WORDS, EOS, PAD, build_tokenizer
 from pocket_scenes import (
     CELL_GRID,
     NOTHING,
@@ -26,8 +26,8 @@ from pocket_tower import tower_features
 # Per scene: presence questions (half "yes"), questions about filled and empty cells, counting questions.
 NUM_PRESENCE = 8
 NUM_FILLED = 4
-NUM_EMPTY = 3
-NUM_COUNTING = 3
+NUM_EMPTY = 2
+NUM_COUNTING = 2
 MAX_COUNT = 16
 KINDS = ("presence", "position", "counting")
 
@@ -46,6 +46,7 @@ class QuestionTable:
         self.start = torch.tensor(self.encode("USER:", add_special_tokens=True))
         nouns = [object_text(topic).split()[-1] for topic in topics]
         self.nouns = torch.tensor([self.tokenizer.token_to_id(noun) for noun in nouns])
+        self.cells = torch.tensor([self.tokenizer.token_to_id(word) for word in CELL_WORDS])
         self.colon = self.tokenizer.token_to_id(":")
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
@@ -78,7 +79,8 @@ class QuestionTable:
 
         asked = torch.randint(NUM_CLASSES, (batch, NUM_COUNTING), generator=generator)
         asked[:, 0] = NOTHING
-        asked[:, 1] = yes[:, 0]
+        half = torch.rand(batch, generator=generator) < 0.5
+        asked[:, 1] = torch.where(half, yes[:, 0], asked[:, 1])
         counts[:, NOTHING] = filled.sum(1).long()
         counting = self.counting[asked, counts.gather(1, asked)]
         return [presence, position, counting]
@@ -152,6 +154,25 @@ def answers_of(logits: torch.Tensor, parts: list[torch.Tensor], colon: int) -> I
         # The only colon of a question is the one after "ASSISTANT".
         answered = ((ids == colon).cumsum(-1)[:, :, :-1] > 0) & (ids[:, :, 1:] != PAD)
         yield mine, ids[:, :, 1:], answered
+
+
+def answer_losses(logits: torch.Tensor, parts: list[torch.Tensor], colon: int) -> tuple[list, list]:
+    """Cross-entropy of the answers, and of early answers, for each kind of question.
+
+    Early answers: the three words before the colon are to name the answer's last word too. Nobody reads that when the
+    model is used, but it tells the word that is asked about what to look for, long before the colon learns to ask it.
+    """
+    losses, early = [], []
+    for scores, ids, answered in answers_of(logits, parts, colon):
+        losses.append(functional.cross_entropy(scores[answered], ids[answered]))
+        closing = (ids == EOS).int().argmax(-1)
+        key = ids.gather(2, closing[..., None] - 1)
+        # The first scores that count stand at the colon.
+        first = answered.int().argmax(-1, keepdim=True)
+        before = first - torch.arange(1, 4)
+        hinted = scores.gather(2, before[..., None].expand(-1, -1, -1, scores.shape[3]))
+        early.append(functional.cross_entropy(hinted.flatten(0, 2), key.expand(-1, -1, 3).flatten()))
+    return losses, early
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ class Scenes:
     patches: torch.Tensor
 
     def __len__(self) -> int:
-        return self.images.shape[0]
+        return len(self.images)
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ def _backgrounds(num: int, generator: torch.Generator) -> torch.Tensor:
     slanted = torch.cos(angle)[:, None, None] * axis + (torch.sin(angle)[:, None] * axis)[:, :, None]
     rows = torch.sin(2 * np.pi * frequency[:, :1] * axis + phase[:, :1]) > 0
     columns = torch.sin(2 * np.pi * frequency[:, 1:] * axis + phase[:, 1:]) > 0
-    pick = kind == 1
-    blend[pick] = slanted[pick]
+    blend[kind == 1] = slanted[kind == 1]
     pick = kind == 2
     waves = 2 * np.pi * frequency[pick, :1, None] * slanted[pick] + phase[pick, :1, None]
     blend[pick] = 0.5 + 0.5 * torch.sin(waves)
@@ -135,9 +134,7 @@ def _backgrounds(num: int, generator: torch.Generator) -> torch.Tensor:
     return torch.addcmul(first[:, :, None, None], (second - first)[:, :, None, None], blend[:, None])
 
 
-def _pictures_of_objects(
-    pictures: Pictures, num: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw_objects(pictures: Pictures, num: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw `num` objects: brightness (num, 28, 28) and class index (num,)."""
     index = torch.randint(pictures.labels.numel(), (num,), generator=generator)
     images, labels = pictures.images[index], pictures.labels[index]
@@ -161,7 +158,7 @@ def draw_scenes(
     counts = torch.randint(min_objects, max_objects + 1, (num_scenes, 1), generator=generator)
     order = torch.rand(num_scenes, CELL_GRID**2, generator=generator).argsort(1).argsort(1)
     scene, cell = (order < counts).nonzero(as_tuple=True)
-    brightness, labels = _pictures_of_objects(pictures, scene.numel(), generator)
+    brightness, labels = _draw_objects(pictures, scene.numel(), generator)
 
     offset = torch.randint(CELL_PATCHES - 1, (scene.numel(), 2), generator=generator)
     top = cell // CELL_GRID * CELL_PATCHES + offset[:, 0]

@@ -149,8 +149,11 @@ def train_tower(
     log: Callable[[str], None],
     save: Path,
     peak_rate: float = 1.5e-3,
-) -> None:
-    """Train for `minutes`: four fifths on part of the patches of crowded scenes, the rest on whole scenes."""
+) -> tuple[int, dict[str, float]]:
+    """Train for `minutes`: four fifths on part of the patches of crowded scenes, the rest on whole scenes.
+
+    Gives the number of steps and the validation figures.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(weight_groups([tower, heads], 0.05), lr=peak_rate, betas=(0.9, 0.98))
     part = save.with_suffix(".part")
@@ -177,8 +180,10 @@ def train_tower(
             figures = tower_accuracy(tower, heads, validation)
             log(f"tower {progress:.0%} step {step} loss {loss.item():.3f} " + show(figures))
             save_part(part, {"tower": tower, "heads": heads, "optimizer": optimizer}, progress, step)
-    log(f"tower done, step {step} " + show(tower_accuracy(tower, heads, validation)))
+    figures = tower_accuracy(tower, heads, validation)
+    log(f"tower done, step {step} " + show(figures))
     torch.save({"tower": tower.state_dict(), "heads": heads.state_dict()}, save)
+    return step, figures
 
 
 def show(figures: dict[str, float]) -> str:

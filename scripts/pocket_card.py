@@ -1,0 +1,135 @@
+"""The model card of pocket-llava, filled with measured figures only."""
+
+from pathlib import Path
+
+from pocket_scenes import SINGULAR
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags:
+- llava
+- visual-token-pruning
+- toy-model
+datasets:
+- zalando-datasets/fashion_mnist
+---
+
+# pocket-llava
+
+A tiny LLaVA with real, trained weights: {parameters:.2f} million parameters, {megabytes:.1f} MB of float32, in the
+stock `LlavaForConditionalGeneration` layout. It answers plain questions about scenes of small Fashion-MNIST pictures.
+It exists so that visual token pruning can be tried, measured and looked at on any laptop, without a download.
+
+**The scenes were designed for this.** Two to eight small objects (2 x 2 of the 16 x 16 patches each) lie on varied,
+mostly empty backgrounds, so that most of the 256 visual tokens are redundant by construction. What pruning costs here
+says nothing about what it costs a large model on photographs.
+
+## Use
+
+```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+folder = "model_cards/pocket-llava"
+processor = AutoProcessor.from_pretrained(folder)
+model = AutoModelForImageTextToText.from_pretrained(folder)
+
+question = [{{"type": "image"}}, {{"type": "text", "text": "Is there a bag?"}}]
+prompt = processor.apply_chat_template([{{"role": "user", "content": question}}], add_generation_prompt=True)
+image = Image.open(f"{{folder}}/examples/scene_00.png")
+inputs = processor(images=image, text=prompt, return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+print(processor.batch_decode(output[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)[0])
+```
+
+It knows three kinds of questions, in these words:
+
+- presence: "Is there a bag?" ("yes" / "no"),
+- position: "What is in row 2 column 3?" ("a bag" / "nothing"; the scene is a grid of 4 rows and 4 columns; the
+  tokenizer reads "row 2 column 3" as one word),
+- counting: "How many objects are there?", "How many bags are there?" (a number).
+
+The objects: {objects}. ("A boot" is Fashion-MNIST's "Ankle boot".)
+
+## Measured
+
+On held-out scenes, whose pictures come from Fashion-MNIST's test split, scored once, with all 256 visual tokens,
+greedy decoding, through the stock transformers classes; `scripts/train_pocket_llava.py` on {hardware}, {date}.
+
+| Held-out questions | Number | Right |
+|---|---|---|
+| presence (half "yes", half "no" for every object) | {presence_questions} | **{presence:.1%}** |
+| - answer "yes" | | {presence_yes:.1%} |
+| - answer "no" | | {presence_no:.1%} |
+| control: always "no" | {presence_questions} | {always_no:.1%} |
+| control: the pictures shuffled among the questions | {presence_questions} | {shuffled_pictures:.1%} |
+| position (half about filled, half about empty cells) | {position_questions} | {position:.1%} |
+| - filled cells | | {position_filled:.1%} |
+| - empty cells (answer "nothing") | | {position_empty:.1%} |
+| counting | {counting_questions} | {counting:.1%} |
+| - all objects | | {counting_all:.1%} |
+| - one class | | {counting_class:.1%} |
+
+Presence by object: {per_class}.
+
+## Training
+
+Everything was trained from random weights by `scripts/train_pocket_llava.py` on {hardware}; no other data, no
+pretrained weights. Training, validation and held-out scenes share no picture: training and validation cut the train
+split of Fashion-MNIST ({validation_pictures} pictures for validation), held-out scenes use the test split. Every
+choice was made on validation scenes.
+
+{stages}
+
+Some help was needed to learn this fast: the first layers of the Llama start with queries equal to keys, so that a
+noun looks for patches like it, and in training the three words before the answer ("?", "ASSISTANT" and the word asked
+about) have to name the answer as well. Neither changes the architecture, which is stock.
+
+No stage saw a prompt pruned by DivPrune. But the language model has met shorter scenes: in the last stage, up to its
+last quarter, every other batch left out a random part of the background patches (never a patch of an object), chosen
+from the scene's plan and not by any pruning rule; the last quarter saw all 256 tokens. Before this stage the answers
+rested on the number and order of the visual tokens, and pruned validation scenes were answered much worse. (The first
+tower stage drops background patches at the tower's input too, only to be faster.)
+
+The model: a CLIP tower (128 wide, 5 layers, CLS token, patch 14, 224 pixels; `vision_feature_layer=-2`, so the last
+layer is never read and stays untrained), LLaVA's two-layer projector, and a Llama (128 wide, 6 layers, 4 heads of 32,
+2 key-value heads) over a vocabulary of {vocabulary} words.
+
+## Limits
+
+- A toy: it knows these objects, these scenes and these sentences, and nothing else. Other words become `<unk>`;
+  photographs get an answer, but not a meaningful one.
+- Fashion-MNIST's label "Shirt" is left out of the scenes: at 28 x 28 pixels shirts are so easily taken for T-shirts,
+  pullovers and coats that the confusion would drown what the model is meant to show.
+- Presence is the question it was made for; a presence answer is wrong about once in {once_in:.0f} times.
+- Position answers rest on the order of all 256 visual tokens; with pruned tokens, whose places in the sequence close
+  up, they are mostly wrong. Counting suffers too. Presence does not rest on the order.
+
+## Examples
+
+`examples/` holds twelve held-out scenes with questions and right answers (`questions.json`), drawn by seed, not by
+whether the model answers them.
+
+## Licence
+
+The weights are under Apache 2.0. Fashion-MNIST is by Zalando SE, under the MIT licence (Debian package
+`dataset-fashion-mnist`); the pictures in `examples/` are composed from it.
+"""
+
+
+def stage_line(name: str, stage: dict) -> str:
+    figures = ", ".join(f"{key} {value:.1%}" for key, value in stage["validation"].items())
+    validation = f" Validation afterwards: {figures}." if figures else ""
+    return f"- {name}: {stage['what']} {stage['steps']} steps, {stage['minutes']:.0f} min.{validation}"
+
+
+def write_card(folder: Path, held_out: dict, stages: dict[str, dict], facts: dict) -> None:
+    """Write README.md from the held-out figures, the stages' own records and facts about the model."""
+    objects = ", ".join(SINGULAR)
+    per_class = ", ".join(f"{name} {share:.1%}" for name, share in held_out["per_class"].items())
+    lines = "\n".join(stage_line(name, stage) for name, stage in stages.items())
+    figures = {**held_out, **facts, "per_class": per_class, "objects": objects, "stages": lines}
+    wrong = max(1 - held_out["presence"], 1e-3)
+    (folder / "README.md").write_text(CARD.format(**figures, once_in=1 / wrong), encoding="utf-8")
