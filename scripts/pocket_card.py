@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pocket_scenes import SINGULAR
 
+
 CARD = """---
 license: apache-2.0
 library_name: transformers

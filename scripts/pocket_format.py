@@ -6,17 +6,39 @@ import shutil
 from pathlib import Path
 
 import torch
+from pocket_scenes import CELL_GRID, IMAGE_SIZE, PATCH_GRID, PATCH_SIZE, PLURAL, SINGULAR
+from pocket_tower import PIXEL_MEAN, PIXEL_STD
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from pocket_scenes import CELL_GRID, IMAGE_SIZE, PATCH_GRID, PATCH_SIZE, PLURAL, SINGULAR
-from pocket_tower import PIXEL_MEAN, PIXEL_STD
 
 NUM_IMAGE_TOKENS = PATCH_GRID**2
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 BOS, EOS, PAD, IMAGE = (SPECIAL_TOKENS.index(token) for token in ("<s>", "</s>", "<pad>", "<image>"))
-WORDS = "user assistant : ? . , ! yes no nothing is are there a an the in what how many objects".split()
+WORDS = [
+    "user",
+    "assistant",
+    ":",
+    "?",
+    ".",
+    ",",
+    "!",
+    "yes",
+    "no",
+    "nothing",
+    "is",
+    "are",
+    "there",
+    "a",
+    "an",
+    "the",
+    "in",
+    "what",
+    "how",
+    "many",
+    "objects",
+]
 MAX_NUMBER = 16
 # A place is one word to the model: the tokenizer reads "row 2 column 3" as "row_2_column_3".
 PLACES = [f"row {row} column {column}" for row in range(1, CELL_GRID + 1) for column in range(1, CELL_GRID + 1)]

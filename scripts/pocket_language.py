@@ -5,9 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn import functional
-
 from pocket_packing import KINDS, QuestionTable, answer_losses, packed_accuracy, packed_logits
 from pocket_scenes import CELL_GRID, CELL_PATCHES, NOTHING, NUM_CLASSES, PATCH_GRID, Pictures, Scenes, draw_scenes
 from pocket_tower import (
@@ -20,6 +17,9 @@ from pocket_tower import (
     tower_features,
     weight_groups,
 )
+from torch import nn
+from torch.nn import functional
+
 
 # Warm-up: length wanted of a projected patch, and the factor that turns a cosine into a score.
 FEATURE_NORM = 3.0

@@ -7,9 +7,6 @@ and to itself, and its positions start where the scene ends, as if it had been a
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
-from torch.nn import functional
-
 from pocket_format import CELL_WORDS, EOS, PAD, build_tokenizer
 from pocket_scenes import (
     CELL_GRID,
@@ -22,6 +19,9 @@ from pocket_scenes import (
     presence_text,
 )
 from pocket_tower import tower_features
+from torch import nn
+from torch.nn import functional
+
 
 # Per scene: presence questions (half "yes"), questions about filled and empty cells, counting questions.
 NUM_PRESENCE = 8

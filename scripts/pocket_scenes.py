@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+
 DEFAULT_DATA = "/usr/share/datasets/fashion-mnist"
 IMAGE_SIZE = 224
 PATCH_SIZE = 14
@@ -174,9 +175,8 @@ def draw_scenes(
     cells = torch.full((num_scenes, CELL_GRID**2), NOTHING)
     cells[scene, cell] = labels
     patches = torch.full((num_scenes, PATCH_GRID, PATCH_GRID), NOTHING)
-    for row in range(2):
-        for column in range(2):
-            patches[scene, top + row, left + column] = labels
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        patches[scene, top + row, left + column] = labels
     return Scenes(canvas.mul_(255).round_().to(torch.uint8), cells, patches.flatten(1))
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
 from pocket_scenes import (
     NOTHING,
     NUM_CLASSES,
@@ -20,6 +18,8 @@ from pocket_scenes import (
     position_questions,
     presence_questions,
 )
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
 
 # Seeds of the held-out scenes: the scored ones, and the twelve shipped with the checkpoint.
 SCORED_SEED = 20261122
@@ -89,9 +89,7 @@ def score(folder: Path, split: str, data: str, num_presence: int, seed: int = SC
     right = [answer == question.answer for answer, question in zip(answers, presence, strict=True)]
     dealt = answerer.ask([pictures[scene] for scene in strangers(presence, seed)], texts)
     per_class = {
-        SINGULAR[topic]: _share(
-            [hit for hit, question in zip(right, presence, strict=True) if question.topic == topic]
-        )
+        SINGULAR[topic]: _share([hit for hit, question in zip(right, presence, strict=True) if question.topic == topic])
         for topic in range(NUM_CLASSES)
     }
 

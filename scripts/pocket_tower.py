@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pocket_scenes import CELL_GRID, CELL_PATCHES, NOTHING, NUM_CLASSES, PATCH_GRID, PATCH_SIZE, Pictures, draw_scenes
 from torch import nn
 from torch.nn import functional
 
-from pocket_scenes import CELL_GRID, CELL_PATCHES, NOTHING, NUM_CLASSES, PATCH_GRID, PATCH_SIZE, Pictures, draw_scenes
 
 PIXEL_MEAN = 0.3
 PIXEL_STD = 0.25

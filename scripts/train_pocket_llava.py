@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from pocket_card import write_card
 from pocket_format import build_model, build_tokenizer, export_model
 from pocket_language import start_by_content, train_language, warm_up
 from pocket_scenes import DEFAULT_DATA, VALIDATION_PICTURES, Pictures, Scenes, load_pictures, make_scenes
 from pocket_scoring import score, write_examples
 from pocket_tower import TowerHeads, start_positions, train_tower
+
 
 VALIDATION_SEED = 1
 NUM_HELD_OUT = 2000

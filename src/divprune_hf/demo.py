@@ -23,7 +23,8 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
 
     Returns:
         A dict with the figures of the table: for `"full"` and `"pruned"` the visual tokens per picture, prompt tokens
-        (median), prefill milliseconds (median), peak memory in bytes and accuracy.
+        (median), prefill milliseconds (median), peak memory in bytes and the share of right answers, in all
+        (`accuracy`) and for each kind of question.
     """
     questions_file = pocket_llava() / "examples" / "questions.json"
     questions = json.loads(questions_file.read_text(encoding="utf-8"))
@@ -40,7 +41,7 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
     say(table(["question", "all tokens", "a tenth", "expected"], rows))
     figures = {"full": summary(full, questions), "pruned": summary(pruned, questions)}
     say("")
-    say(table(["", "all tokens", "a tenth"], summary_rows(figures)))
+    say(table(["", "all tokens", "a tenth"], summary_rows(figures, questions)))
     first_scene = next(iter(full["kept_by_scene"]))
     num_patches = len(full["kept_by_scene"][first_scene])
     sheet = [
@@ -66,29 +67,33 @@ def answer_in_own_process(variant, questions_file, retention_ratio, folder):
 
 
 def summary(result, questions):
-    right = [got["answer"] == question["answer"] for got, question in zip(result["answers"], questions, strict=True)]
     prompt_tokens = sorted(got["prompt_tokens"] for got in result["answers"])
+    right = {"accuracy": [got["answer"] == asked["answer"] for got, asked in zip(result["answers"], questions)]}
+    for is_right, asked in zip(right["accuracy"], questions):
+        right.setdefault(asked["kind"], []).append(is_right)
     return {
         "visual_tokens": len(next(iter(result["kept_by_scene"].values()))),
         "prompt_tokens": prompt_tokens[len(prompt_tokens) // 2],
         "prefill_ms": result["prefill_ms"],
         "peak_bytes": result["peak_bytes"],
-        "accuracy": sum(right) / len(right),
-        "num_questions": len(right),
+        **{name: sum(answers) / len(answers) for name, answers in right.items()},
     }
 
 
-def summary_rows(figures):
+def summary_rows(figures, questions):
     full, pruned = figures["full"], figures["pruned"]
-    formats = {
-        "visual tokens per picture": "{visual_tokens}",
-        "prompt tokens, median": "{prompt_tokens}",
-        "prefill, median ms": "{prefill_ms:.1f}",
-        "peak memory, MB": "{peak_megabytes:.0f}",
-        "right of {num_questions} questions": "{accuracy:.1%}",
-    }
-    full, pruned = ({**column, "peak_megabytes": column["peak_bytes"] / 1e6} for column in (full, pruned))
-    return [[name.format(**full), text.format(**full), text.format(**pruned)] for name, text in formats.items()]
+    kinds = sorted({asked["kind"] for asked in questions})
+    lines = [
+        ("visual tokens per picture", "visual_tokens", "{:d}", 1),
+        ("prompt tokens, median", "prompt_tokens", "{:d}", 1),
+        ("prefill, median ms", "prefill_ms", "{:.1f}", 1),
+        ("peak memory of the process, MB", "peak_bytes", "{:.0f}", 1e-6),
+        (f"right of {len(questions)} questions", "accuracy", "{:.1%}", 1),
+        *((f"- {kind}", kind, "{:.1%}", 1) for kind in kinds),
+    ]
+    return [
+        [label, *(text.format(column[name] * unit) for column in (full, pruned))] for label, name, text, unit in lines
+    ]
 
 
 def table(header, rows):
