@@ -5,7 +5,7 @@ import torch
 from test_max_min_diversity import is_greedy
 from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, StaticCache
 
 from divprune_hf import select_diverse_tokens, set_budget
 from divprune_hf.remote_code import pruning_divprune
@@ -159,6 +159,36 @@ def test_several_answers_per_prompt_follow_each_image(family, photos):
     many = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=True, top_k=1, num_return_sequences=3)
     assert many[:, inputs["input_ids"].shape[1] :].tolist() == [one_each[0]] * 3 + [one_each[1]] * 3
     assert one_each[0] != one_each[1]
+
+
+def test_a_static_cache_and_no_cache_answer_alike(family, photos):
+    model, processor = load(family)
+    inputs = processor(images=photos, text=[PROMPT, PROMPT], return_tensors="pt")
+    answers = greedy(model, inputs)
+    assert greedy(model, inputs, cache_implementation="static") == answers
+    assert greedy(model, inputs, use_cache=False) == answers
+    assert answers[0] != answers[1]
+
+
+def test_a_decode_step_compiles_without_graph_breaks(family, photos):
+    model, processor = load(family)
+    inputs = processor(images=photos[:1], text=PROMPT, return_tensors="pt")
+    length = inputs["input_ids"].shape[1]
+    logits = []
+    for compiled in (False, True):
+        cache = StaticCache(config=model.config.text_config, max_cache_len=32)
+        with torch.no_grad():
+            prefill = model(**inputs, past_key_values=cache, cache_position=torch.arange(length))
+            step = torch.compile(model.forward, fullgraph=True, backend="aot_eager") if compiled else model.forward
+            decoded = step(
+                input_ids=prefill.logits[:, -1:].argmax(-1),
+                attention_mask=torch.ones(1, length + 1, dtype=torch.long),
+                past_key_values=cache,
+                cache_position=torch.tensor([length]),
+                num_image_tokens_kept=inputs["num_image_tokens_kept"],
+            )
+        logits.append(decoded.logits)
+    torch.testing.assert_close(logits[0], logits[1])
 
 
 def test_training_sees_the_kept_tokens(family, photos):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many visual tokens a model keeps: `DivPruneConfig`, and one small config per model family that holds it."""
 
 import transformers

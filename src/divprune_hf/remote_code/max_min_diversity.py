@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DivPrune's idea in one file: keep the `num_tokens` most diverse of an image's visual tokens.
 
 Greedy max-min diversity (DivPrune, arXiv 2503.02175, section 3): with the cosine distance d(a, b) = 1 - cos(a, b),

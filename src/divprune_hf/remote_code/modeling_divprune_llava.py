@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LLaVA-1.5 that answers from the most diverse of its visual tokens."""
 
 from torch import nn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Budget -> placeholders: the processor writes as many placeholders per image as the model keeps tokens."""
 
 from typing import Any

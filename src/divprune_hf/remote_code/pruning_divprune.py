@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one seam with transformers: all visual tokens in, the kept ones out, and every count checked.
 
 Counts travel as `num_image_tokens_kept` from the processor through `generate` and `forward` to `get_image_features`;
