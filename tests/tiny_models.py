@@ -12,6 +12,10 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
     LlavaProcessor,
     MistralConfig,
     PreTrainedTokenizerFast,
@@ -37,7 +41,16 @@ LANGUAGE_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwe
 STRATEGIES = {"clip": "default", "siglip": "full", "dinov2": "default"}
 
 
-def tiny_config(tower="clip", language="llama"):
+# Stock classes: config, model, processor, image processor.
+FAMILY_CLASSES = {
+    "llava": (LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, CLIPImageProcessor),
+    "llava_next": (LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor, LlavaNextImageProcessor),
+}
+GRID_PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
+FAMILY_ARGUMENTS = {"llava": {}, "llava_next": {"image_grid_pinpoints": GRID_PINPOINTS}}
+
+
+def tiny_config(tower="clip", language="llama", family="llava"):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     vision_config = TOWER_CONFIGS[tower](**sizes, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
     text_config = LANGUAGE_CONFIGS[language](
@@ -51,17 +64,18 @@ def tiny_config(tower="clip", language="llama"):
         # Wide weights: a model that answers one token to everything would make every test of equal tokens pass.
         initializer_range=0.3,
     )
-    return LlavaConfig(
+    return FAMILY_CLASSES[family][0](
         vision_config=vision_config,
         text_config=text_config,
         image_token_index=IMAGE_TOKEN_ID,
         vision_feature_select_strategy=STRATEGIES[tower],
+        **FAMILY_ARGUMENTS[family],
     )
 
 
-def tiny_model(tower="clip", language="llama", seed=0):
+def tiny_model(tower="clip", language="llama", family="llava", seed=0):
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(tiny_config(tower, language)).eval()
+    model = FAMILY_CLASSES[family][1](tiny_config(tower, language, family)).eval()
     with torch.no_grad():
         for parameter in model.model.multi_modal_projector.parameters():
             parameter.normal_(std=0.5)
@@ -85,10 +99,11 @@ def tiny_tokenizer():
     )
 
 
-def tiny_processor(tower="clip"):
+def tiny_processor(tower="clip", family="llava"):
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    return LlavaProcessor(
-        CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size),
+    processor_class, image_processor_class = FAMILY_CLASSES[family][2:]
+    return processor_class(
+        image_processor_class(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, **FAMILY_ARGUMENTS[family]),
         tiny_tokenizer(),
         patch_size=PATCH_SIZE,
         vision_feature_select_strategy=STRATEGIES[tower],
@@ -104,6 +119,7 @@ def llava_hf_keys(state_dict):
         "lm_head.": "language_model.lm_head.",
         "model.vision_tower.": "vision_tower.",
         "model.multi_modal_projector.": "multi_modal_projector.",
+        "model.image_newline": "image_newline",
     }
     renamed = {}
     for name, weight in state_dict.items():
@@ -112,13 +128,13 @@ def llava_hf_keys(state_dict):
     return renamed
 
 
-def save_tiny_base(folder, tower="clip", language="llama", layout="llava_hf", num_shards=1, seed=0):
+def save_tiny_base(folder, tower="clip", language="llama", family="llava", layout="llava_hf", num_shards=1, seed=0):
     """Write a stock checkpoint and return its model.
 
     `layout` names the keys of the weights: `"llava_hf"` as on the Hub, `"module"` as the modules are called.
     """
-    model = tiny_model(tower, language, seed)
-    model.config.architectures = ["LlavaForConditionalGeneration"]
+    model = tiny_model(tower, language, family, seed)
+    model.config.architectures = [FAMILY_CLASSES[family][1].__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
@@ -133,5 +149,5 @@ def save_tiny_base(folder, tower="clip", language="llama", layout="llava_hf", nu
             save_file(part, folder / shard, metadata={"format": "pt"})
         index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    tiny_processor(tower).save_pretrained(folder)
+    tiny_processor(tower, family).save_pretrained(folder)
     return model

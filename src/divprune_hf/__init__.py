@@ -6,10 +6,14 @@ Importing this package registers its classes with the Auto classes of transforme
 from divprune_hf.budget import set_budget
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.registration import AutoModelForVision2Seq, register_auto_classes
-from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, DivPruneLlavaConfig
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, DivPruneLlavaConfig, DivPruneLlavaNextConfig
 from divprune_hf.remote_code.max_min_diversity import keep_count, select_diverse_tokens
 from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
-from divprune_hf.remote_code.processing_divprune import DivPruneLlavaProcessor
+from divprune_hf.remote_code.modeling_divprune_llava_next import (
+    DivPruneLlavaNextForConditionalGeneration,
+    DivPruneLlavaNextModel,
+)
+from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
 
 
 __version__ = "0.1.0"
@@ -20,6 +24,10 @@ __all__ = [
     "DivPruneLlavaConfig",
     "DivPruneLlavaForConditionalGeneration",
     "DivPruneLlavaModel",
+    "DivPruneLlavaNextConfig",
+    "DivPruneLlavaNextForConditionalGeneration",
+    "DivPruneLlavaNextModel",
+    "DivPruneLlavaNextProcessor",
     "DivPruneLlavaProcessor",
     "convert_checkpoint",
     "keep_count",

@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from divprune_hf.pictures import draw_kept, model_view
+from divprune_hf.pictures import draw_views
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,8 @@ def ask(
     tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     num_prompt_tokens = inputs["input_ids"].shape[1]
     text = processor.decode(tokens[0, num_prompt_tokens:], skip_special_tokens=True).strip()
-    counts = inputs["num_image_tokens_kept"]
-    (kept,) = model.select_image_tokens(inputs["pixel_values"], num_image_tokens_kept=counts)
+    image_inputs = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+    (kept,) = model.select_image_tokens(**image_inputs, num_image_tokens_kept=inputs["num_image_tokens_kept"])
     (num_available,) = processor.count_image_tokens(inputs)
-    height, width = inputs["pixel_values"].shape[-2:]
-    num_patches = (height // processor.patch_size) * (width // processor.patch_size)
-    num_extra = num_available - num_patches  # tokens such as CLS come first, and show no patch
-    patches = [token - num_extra for token in kept.tolist() if token >= num_extra]
-    drawn = draw_kept(model_view(inputs["pixel_values"][0], processor.image_processor), patches, num_patches)
+    drawn = draw_views(picture, inputs, processor, kept.tolist())
     return Answer(text, len(kept), num_available, num_prompt_tokens, drawn)

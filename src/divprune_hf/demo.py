@@ -1,6 +1,7 @@
 """The demo: pocket-llava converted, loaded as remote code, and asked with all visual tokens and with a tenth."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -43,9 +44,9 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
     say("")
     say(table(["", "all tokens", "a tenth"], summary_rows(figures, questions)))
     first_scene = next(iter(full["kept_by_scene"]))
-    num_patches = len(full["kept_by_scene"][first_scene])
+    side = math.isqrt(len(full["kept_by_scene"][first_scene]))
     sheet = [
-        draw_kept(Image.open(questions_file.parent / scene).convert("RGB"), kept, num_patches)
+        draw_kept(Image.open(questions_file.parent / scene).convert("RGB"), kept, side, side)
         for scene, kept in pruned["kept_by_scene"].items()
     ]
     contact_sheet(sheet).save(picture_file)

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
-from divprune_hf.remote_code.configuration_divprune import DivPruneLlavaConfig
+from divprune_hf.remote_code.configuration_divprune import DivPruneLlavaConfig, DivPruneLlavaNextConfig
 from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
-from divprune_hf.remote_code.processing_divprune import DivPruneLlavaProcessor
+from divprune_hf.remote_code.modeling_divprune_llava_next import (
+    DivPruneLlavaNextForConditionalGeneration,
+    DivPruneLlavaNextModel,
+)
+from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,6 @@ class Family:
     """One model family of transformers and its pruned counterpart."""
 
     base_model_type: str
-    base_architecture: str
     config_class: type
     model_class: type
     head_class: type
@@ -24,11 +27,17 @@ FAMILIES = {
     for family in [
         Family(
             base_model_type="llava",
-            base_architecture="LlavaForConditionalGeneration",
             config_class=DivPruneLlavaConfig,
             model_class=DivPruneLlavaModel,
             head_class=DivPruneLlavaForConditionalGeneration,
             processor_class=DivPruneLlavaProcessor,
+        ),
+        Family(
+            base_model_type="llava_next",
+            config_class=DivPruneLlavaNextConfig,
+            model_class=DivPruneLlavaNextModel,
+            head_class=DivPruneLlavaNextForConditionalGeneration,
+            processor_class=DivPruneLlavaNextProcessor,
         ),
     ]
 }

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from transformers.image_processing_utils import select_best_resolution
 from transformers.image_utils import load_image
 
 
@@ -28,28 +29,76 @@ def model_view(pixel_values: torch.Tensor, image_processor) -> Image.Image:
     return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def draw_kept(picture: Image.Image, kept_patches: list[int], num_patches: int) -> Image.Image:
+def draw_kept(picture: Image.Image, kept_patches: list[int], rows: int, columns: int) -> Image.Image:
     """Draw a picture with its kept patches outlined and all others dimmed.
 
     Args:
         picture (`PIL.Image.Image`): the model's view of one image.
         kept_patches (`list[int]`): indices of the kept patches, counted in raster order.
-        num_patches (`int`): how many patches there are, as many in each direction.
+        rows, columns (`int`): how many patches there are in each direction.
     """
-    side = math.isqrt(num_patches)
     width, height = picture.size
     mask = Image.new("L", picture.size, round(255 * DIMMED))
     boxes = []
     for patch in kept_patches:
-        row, column = divmod(patch, side)
-        left, top = column * width // side, row * height // side
-        boxes.append((left, top, (column + 1) * width // side - 1, (row + 1) * height // side - 1))
+        row, column = divmod(patch, columns)
+        left, top = column * width // columns, row * height // rows
+        boxes.append((left, top, (column + 1) * width // columns - 1, (row + 1) * height // rows - 1))
     for box in boxes:
         ImageDraw.Draw(mask).rectangle(box, fill=255)
     drawn = Image.composite(picture, Image.new("RGB", picture.size), mask)
     for box in boxes:
         ImageDraw.Draw(drawn).rectangle(box, outline=KEPT_OUTLINE)
     return drawn
+
+
+def draw_views(picture: Image.Image, inputs, processor, kept: list[int]) -> Image.Image:
+    """Draw what a model sees of one picture, with the patches that it keeps.
+
+    Args:
+        picture (`PIL.Image.Image`): the picture.
+        inputs: what `processor` made of it, as tensors.
+        processor: the processor of a pruned model.
+        kept (`list[int]`): indices of the kept visual tokens.
+
+    Returns:
+        For LLaVA-1.5 the cropped picture; for LLaVA-NeXT its squeezed base view and, beside it, the picture at the
+        resolution of its crops.
+    """
+    (num_available,) = processor.count_image_tokens(inputs)
+    views = inputs["pixel_values"][0].reshape(-1, *inputs["pixel_values"].shape[-3:])
+    rows, columns = (length // processor.patch_size for length in views.shape[-2:])
+    extra_rows = extra_columns = 0
+    if "image_sizes" in inputs:
+        height, width = inputs["image_sizes"][0].tolist()
+        grid = (rows, columns, *crops_of(processor, height, width, views.shape[-2:]))
+        num_patches, extra_rows = processor._get_unpadded_features(height, width, *grid)
+        extra_columns = num_patches // extra_rows + 1  # a newline token ends each row
+    # Tokens such as CLS come before the patches of the first view, and show nothing.
+    first = num_available - extra_rows * extra_columns - rows * columns
+    base = [token - first for token in kept if first <= token < first + rows * columns]
+    drawn = [draw_kept(model_view(views[0], processor.image_processor), base, rows, columns)]
+    if extra_rows:
+        places = [
+            divmod(token - first - rows * columns, extra_columns) for token in kept if token >= first + rows * columns
+        ]
+        patches = [row * (extra_columns - 1) + column for row, column in places if column < extra_columns - 1]
+        size = ((extra_columns - 1) * processor.patch_size, extra_rows * processor.patch_size)
+        drawn.append(draw_kept(picture.convert("RGB").resize(size), patches, extra_rows, extra_columns - 1))
+    if len(drawn) == 1:
+        return drawn[0]
+    sheet = Image.new("RGB", (sum(view.width for view in drawn), max(view.height for view in drawn)), "white")
+    left = 0
+    for view in drawn:
+        sheet.paste(view, (left, 0))
+        left += view.width
+    return sheet
+
+
+def crops_of(processor, height: int, width: int, view_size) -> tuple[int, int]:
+    """How many crops LLaVA-NeXT makes of a picture of `height` and `width` pixels, downwards and across."""
+    best = select_best_resolution((height, width), processor.image_processor.image_grid_pinpoints)
+    return best[0] // view_size[0], best[1] // view_size[1]
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int = 4, gap: int = 8) -> Image.Image:

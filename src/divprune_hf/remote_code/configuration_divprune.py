@@ -2,7 +2,7 @@
 """How many visual tokens a model keeps: `DivPruneConfig`, and one small config per model family that holds it."""
 
 import transformers
-from transformers import LlavaConfig, PretrainedConfig
+from transformers import LlavaConfig, LlavaNextConfig, PretrainedConfig
 from transformers.processing_utils import ProcessorMixin
 
 from .max_min_diversity import check_budget, check_order
@@ -97,7 +97,10 @@ class DivPruneConfig(PretrainedConfig):
 
 def auto_map(family):
     """Where transformers finds the classes of a family inside a model repo, by Auto class."""
-    name, module = {"llava": ("DivPruneLlava", "modeling_divprune_llava")}[family]
+    name, module = {
+        "llava": ("DivPruneLlava", "modeling_divprune_llava"),
+        "llava_next": ("DivPruneLlavaNext", "modeling_divprune_llava_next"),
+    }[family]
     head = f"{module}.{name}ForConditionalGeneration"
     return {
         "AutoConfig": f"configuration_divprune.{name}Config",
@@ -144,3 +147,18 @@ class DivPruneLlavaConfig(DivPruneConfigMixin, LlavaConfig):
     def __init__(self, vision_config=None, text_config=None, divprune_config=None, **kwargs):
         super().__init__(vision_config=vision_config, text_config=text_config, **kwargs)
         self._hold(divprune_config, "llava")
+
+
+class DivPruneLlavaNextConfig(DivPruneConfigMixin, LlavaNextConfig):
+    """Config of LLaVA-1.6 (LLaVA-NeXT) with pruned visual tokens.
+
+    Modifications:
+    - `divprune_config` (`DivPruneConfig` or `dict`, *optional*): the budget, which holds for an image as a whole: its
+      base view, its crops and their newline tokens are one pool.
+    """
+
+    model_type = "divprune_llava_next"
+
+    def __init__(self, vision_config=None, text_config=None, divprune_config=None, **kwargs):
+        super().__init__(vision_config=vision_config, text_config=text_config, **kwargs)
+        self._hold(divprune_config, "llava_next")

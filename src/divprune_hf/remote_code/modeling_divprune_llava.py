@@ -4,8 +4,8 @@
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
 
-from .configuration_divprune import DivPruneConfig, DivPruneLlavaConfig  # noqa: F401  (4.57 ships direct imports only)
-from .max_min_diversity import select_diverse_tokens  # noqa: F401
+from .configuration_divprune import DivPruneLlavaConfig
+from .max_min_diversity import select_diverse_tokens  # noqa: F401  (transformers 4.57 ships direct imports only)
 from .pruning_divprune import DivPruneHeadMixin, DivPruneModelMixin, extends, read_base_checkpoints
 
 

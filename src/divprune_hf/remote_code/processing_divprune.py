@@ -4,9 +4,9 @@
 from typing import Any
 
 from PIL.Image import Image
-from transformers import BatchFeature, LlavaProcessor
+from transformers import BatchFeature, LlavaNextProcessor, LlavaProcessor
 from transformers.image_utils import ChannelDimension, get_image_size, make_flat_list_of_images, to_numpy_array
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
 
 from .configuration_divprune import HAS_IMAGE_HOOK, DivPruneConfig
 from .max_min_diversity import keep_count
@@ -180,3 +180,58 @@ class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
         extra = self.num_additional_image_tokens - dropped_cls
         sizes = [get_image_size(to_numpy_array(image)) for image in image_inputs["pixel_values"]]
         return [(height // self.patch_size) * (width // self.patch_size) + extra for height, width in sizes]
+
+
+class DivPruneLlavaNextProcessor(DivPruneProcessorMixin, LlavaNextProcessor):
+    """Processor of LLaVA-1.6 (LLaVA-NeXT) with pruned visual tokens.
+
+    Modifications: those of `DivPruneLlavaProcessor`. An image's visual tokens, of which its share is kept, are those of
+    its base view and of its crops without padding, and a newline token for each row of the crops.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=None,
+        vision_feature_select_strategy=None,
+        chat_template=None,
+        image_token="<image>",
+        num_additional_image_tokens=0,
+        divprune_config=None,
+        **kwargs,
+    ):
+        super().__init__(
+            image_processor,
+            tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+        self.divprune_config = DivPruneConfig.merged(divprune_config).to_block()
+
+    def count_image_tokens(self, image_inputs):
+        """How many visual tokens (M) the model has for each image before pruning.
+
+        Args:
+            image_inputs: what the image processor returns; `pixel_values` and `image_sizes` are read.
+
+        Returns:
+            `list[int]`, one count per image.
+        """
+        height, width = get_image_size(to_numpy_array(image_inputs["pixel_values"][0][0]))
+        dropped_cls = 1 if self.vision_feature_select_strategy == "default" else 0
+        return [
+            self._get_number_of_features(int(image_height), int(image_width), height, width) - dropped_cls
+            for image_height, image_width in image_inputs["image_sizes"]
+        ]
+
+    if HAS_IMAGE_HOOK and "replace_image_token" not in vars(LlavaNextProcessor):
+        # The first transformers with the hook do not use it for this family yet.
+        __call__ = ProcessorMixin.__call__
+
+        def replace_image_token(self, image_inputs, image_idx, **kwargs):
+            return self.image_token * self.count_image_tokens(image_inputs)[image_idx]

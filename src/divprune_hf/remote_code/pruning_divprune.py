@@ -10,7 +10,7 @@ import inspect
 
 import torch
 
-from .configuration_divprune import DivPruneConfig
+from .configuration_divprune import HAS_IMAGE_HOOK, DivPruneConfig
 from .max_min_diversity import keep_count, select_diverse_tokens
 
 
@@ -97,6 +97,8 @@ class DivPruneModelMixin:
         Indices are None where an image keeps everything and there is nothing to select.
         """
         counts = to_counts(num_image_tokens_kept)  # before the vision tower is launched, so that nothing waits for it
+        if HAS_IMAGE_HOOK:  # transformers 5, where a config may turn the output into a tuple; 4.57 returns a list
+            kwargs["return_dict"] = True
         outputs = get_all_image_features(**kwargs)
         image_features = feature_list(outputs)
         available = [len(features) for features in image_features]
@@ -115,7 +117,7 @@ class DivPruneModelMixin:
         return outputs, image_features, indices
 
     def _get_kept_image_features(self, get_all_image_features, return_dict=None, **kwargs):
-        outputs, image_features, indices = self._encode_and_select(get_all_image_features, return_dict=True, **kwargs)
+        outputs, image_features, indices = self._encode_and_select(get_all_image_features, **kwargs)
         kept = [
             features if picks is None else features.index_select(0, picks)
             for features, picks in zip(image_features, indices)
@@ -128,7 +130,7 @@ class DivPruneModelMixin:
 
     @torch.no_grad()
     def _select_image_tokens(self, get_all_image_features, **kwargs):
-        _, image_features, indices = self._encode_and_select(get_all_image_features, return_dict=True, **kwargs)
+        _, image_features, indices = self._encode_and_select(get_all_image_features, **kwargs)
         return [
             torch.arange(len(features), device=features.device) if picks is None else picks
             for features, picks in zip(image_features, indices)
@@ -205,14 +207,18 @@ class DivPruneHeadMixin:
         """Which image goes where when each row is repeated `expand_size` times: a list of image numbers."""
         counts = to_counts(image_inputs.get("num_image_tokens_kept"))
         if counts is None:
-            # Images that come without counts must be of one size, so that they share the placeholders equally.
+            # Images that come without counts must be of one size, so that they share the placeholders equally, or one
+            # to a row.
             num_images, num_placeholders = len(image_inputs["pixel_values"]), sum(placeholders_per_row)
-            if num_placeholders % num_images:
+            if sum(num > 0 for num in placeholders_per_row) == num_images:
+                counts = [num for num in placeholders_per_row if num > 0]
+            elif num_placeholders % num_images or image_inputs.get("image_sizes") is not None:
                 raise ValueError(
                     f"Got {num_placeholders} image placeholders for {num_images} images without "
                     "`num_image_tokens_kept`, expected the counts that the processor returned: pass them to `generate`."
                 )
-            counts = [num_placeholders // num_images] * num_images
+            else:
+                counts = [num_placeholders // num_images] * num_images
         order, first = [], 0
         for num_images in images_of_each_row(placeholders_per_row, counts):
             order += list(range(first, first + num_images)) * expand_size
