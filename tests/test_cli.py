@@ -1,6 +1,7 @@
 """The console command: what it prints, what it refuses, and with which exit code."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -93,13 +94,27 @@ def test_show_draws_the_kept_patches(family, picture, tmp_path):
         (["ask", "{variant}", "{base}/none.png", "w1"], "not a picture"),
         (["ask", "{variant}", "{picture}", "w1", "--num-tokens", "0"], "num_tokens=0"),
         (["ask", "{variant}", "{picture}", "w1", "--show", "{base}/no/such/folder.png"], "cannot be written"),
+        (["ask", "{variant}", "{picture}", "w1", "--show", "{base}/kept.xyz"], "ending of a picture format"),
+        (["ask", "{variant}", "{picture}", "w1", "--device", "cuda:7"], "no CUDA device"),
+        (["ask", "{variant}", "{picture}", "w1", "--device", "toaster"], "toaster"),
+        (["ask", "{truncated}", "{picture}", "w1"], "truncated or damaged"),
+        (["convert", "{truncated}", "{out}"], "truncated or damaged"),
         (["ask", "{out}/nothing", "{picture}", "w1"], ""),
         (["fly"], "invalid choice"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_errors_are_one_line_with_exit_code_2(family, picture, tmp_path, capsys, arguments, message):
-    names = {"base": family.base, "variant": family.variant, "picture": picture, "out": tmp_path / "out"}
+    truncated = shutil.copytree(family.base, tmp_path / "truncated")
+    weights = (truncated / "model.safetensors").read_bytes()
+    (truncated / "model.safetensors").write_bytes(weights[:-100])
+    names = {
+        "truncated": truncated,
+        "base": family.base,
+        "variant": family.variant,
+        "picture": picture,
+        "out": tmp_path / "out",
+    }
     try:
         code = main([argument.format(**names) for argument in arguments])
     except SystemExit as stop:

@@ -222,6 +222,17 @@ def test_selection_is_made_in_float32(family, photos, mode):
     assert torch.equal(picks, select_diverse_tokens(features.double(), 9))
 
 
+def test_outputs_are_the_stock_models(family, photos):
+    """Kept features in the output, and a tuple where one is asked for, as in the stock model."""
+    model, processor = load(family)
+    inputs = processor(images=photos[:1], text=PROMPT, return_tensors="pt")
+    for part in (model, model.model):
+        outputs, plain = part(**inputs), part(**inputs, return_dict=False)
+        assert outputs.image_hidden_states.shape == (9, 32)
+        assert isinstance(plain, tuple) and torch.equal(plain[0], outputs[0])
+        assert torch.equal(plain[-1], outputs.image_hidden_states)
+
+
 def test_the_processors_counts_win_over_the_models_config(family, photos):
     model, _ = load(family)
     configured, processor = load(family, divprune_config={"num_tokens": 5})

@@ -45,6 +45,7 @@ def num_placeholders(inputs):
         ({"retention_ratio": 1e-9}, 1),
         ({"images_kwargs": {"num_tokens": 7}}, 7),
         ({"images_kwargs": {"retention_ratio": 1}}, NUM_IMAGE_TOKENS),
+        ({"retention_ratio": 0.5, "images_kwargs": {"do_resize": True}}, 18),
     ],
     ids=str,
 )
@@ -115,12 +116,23 @@ def unusual_pictures():
     }
 
 
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
 @pytest.mark.parametrize("name", unusual_pictures())
-def test_unusual_pictures_are_answered(processor, model, name):
+def test_unusual_pictures_are_answered(make_checkpoint, name, tower):
+    """With CLIP's image processor, and with SigLIP's, which does not make pictures RGB of its own accord."""
+    variant = make_checkpoint(tower=tower).variant
+    model, processor = AutoModelForImageTextToText.from_pretrained(variant), AutoProcessor.from_pretrained(variant)
     inputs = processor(images=unusual_pictures()[name], text=PROMPT, return_tensors="pt")
     assert num_placeholders(inputs) == [9]
     assert len(set(model.select_image_tokens(inputs["pixel_values"])[0].tolist())) == 9
     assert model.generate(**inputs, max_new_tokens=2).shape[0] == 1
+
+
+def test_a_picture_may_be_a_path(processor, photos, tmp_path):
+    photos[0].save(tmp_path / "photo.png")
+    named = processor(images=str(tmp_path / "photo.png"), text=PROMPT, return_tensors="pt")
+    given = processor(images=photos[0], text=PROMPT, return_tensors="pt")
+    assert torch.equal(named["pixel_values"], given["pixel_values"])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +147,8 @@ def test_unusual_pictures_are_answered(processor, model, name):
         {"num_tokens": 2.5},
         {"num_tokens": 5, "retention_ratio": 0.5},
         {"images_kwargs": {"retention_ratio": "0.5"}},
+        {"retention_ratio": 0.5, "images_kwargs": {"num_tokens": 5}},
+        {"num_tokens": 6, "images_kwargs": {"num_tokens": 5}},
     ],
     ids=str,
 )

@@ -1,6 +1,8 @@
 """The selection against a naive float64 double loop, and its behaviour where arithmetic gets awkward."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -74,10 +76,11 @@ def test_any_features_give_distinct_ascending_indices_and_greedy_picks(seed, m, 
         assert is_greedy(features, picks.tolist(), tolerance=2e-6)
 
 
-@pytest.mark.parametrize("m", [1, 2, 7, 56, 577])
+@pytest.mark.parametrize("d", [33, 5120])
+@pytest.mark.parametrize("m", [1, 2, 6, 7, 16, 56, 64, 577])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3, -7.25, 1e-30, 1e30], ids=str)
-def test_constant_features_tie_and_the_lowest_indices_win(m, value):
-    features = torch.full((m, 33), value)
+def test_constant_features_tie_and_the_lowest_indices_win(m, d, value):
+    features = torch.full((m, d), value)
     k = max(1, m // 3)
     assert select_diverse_tokens(features, k, order="selection").tolist() == list(range(k))
 
@@ -163,6 +166,30 @@ def test_autocast_and_matmul_precision_do_not_change_picks():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert is_greedy(features, under_medium.tolist(), tolerance=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "dtype"),
+    [
+        ("pass", "float32"),
+        ("torch.set_float32_matmul_precision('high')", "float64"),
+        ("torch.backends.cuda.matmul.allow_tf32 = True", "float64"),
+        ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", "float64"),
+        ("torch.backends.mkldnn.matmul.fp32_precision = 'bf16'", "float64"),
+        ("torch.backends.fp32_precision = 'tf32'", "float64"),
+        ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", "float32"),
+    ],
+)
+def test_distances_leave_float32_wherever_its_products_may_be_rounded(setting, dtype):
+    """The settings are the process's, and the two ways to make them must not meet: each gets a process."""
+    code = (
+        f"import torch\nfrom divprune_hf.remote_code.max_min_diversity import distance_dtype, select_diverse_tokens\n"
+        f"{setting}\nfeatures = torch.randn(70, 8)\nselect_diverse_tokens(features, 5)\n"
+        "torch.compile(select_diverse_tokens, fullgraph=True, backend='aot_eager')(features, 3)\n"
+        "print(distance_dtype(features), distance_dtype(features.bfloat16()))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.split() == [f"torch.{dtype}", "torch.float32"], result.stderr[-2000:]
 
 
 def test_half_precision_features_are_compared_in_float32():

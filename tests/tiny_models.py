@@ -20,6 +20,7 @@ from transformers import (
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    SiglipImageProcessor,
     SiglipVisionConfig,
 )
 
@@ -102,8 +103,14 @@ def tiny_tokenizer():
 def tiny_processor(tower="clip", family="llava"):
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor_class, image_processor_class = FAMILY_CLASSES[family][2:]
+    if tower == "siglip" and family == "llava":
+        image_processor = SiglipImageProcessor(size=size)
+    else:
+        image_processor = image_processor_class(
+            size={"shortest_edge": IMAGE_SIZE}, crop_size=size, **FAMILY_ARGUMENTS[family]
+        )
     return processor_class(
-        image_processor_class(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, **FAMILY_ARGUMENTS[family]),
+        image_processor,
         tiny_tokenizer(),
         patch_size=PATCH_SIZE,
         vision_feature_select_strategy=STRATEGIES[tower],

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import transformers
-from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image
 
 from divprune_hf import __version__
 from divprune_hf.ask import ask
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers.logging.set_verbosity_error()
     try:
         options.run(options)
-    except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
+    except Exception as error:  # whatever a library raises, who uses a command gets one line and no traceback
         lines = " ".join(str(error).split()) or type(error).__name__
         print(f"divprune-hf: error: {lines}", file=sys.stderr)
         return 2
@@ -95,8 +95,8 @@ def run_convert(options):
 
 def run_ask(options):
     picture = read_picture(options.picture)
-    if options.show and not Path(options.show).resolve().parent.is_dir():
-        raise ValueError(f"{options.show} cannot be written: its folder does not exist.")
+    if options.show:
+        check_writable(options.show)
     model, processor = load_pruned(
         options.model,
         num_tokens=options.num_tokens,
@@ -110,6 +110,15 @@ def run_ask(options):
     print(f"{answer.num_kept} of {answer.num_available} visual tokens kept", file=sys.stderr)
     if options.show:
         answer.picture.save(options.show)
+
+
+def check_writable(picture_file):
+    """Refuse a picture file that cannot be saved, before a model is loaded."""
+    path = Path(picture_file)
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"{path} cannot be written: its folder does not exist.")
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path} cannot be written: expected the ending of a picture format, such as .png.")
 
 
 if __name__ == "__main__":

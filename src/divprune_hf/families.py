@@ -11,6 +11,10 @@ from divprune_hf.remote_code.modeling_divprune_llava_next import (
 from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
 
 
+# The vision towers whose features LLaVA's own pipeline can take apart; Pixtral's, for one, come in another way.
+VISION_MODEL_TYPES = ("clip_vision_model", "siglip_vision_model", "dinov2")
+
+
 @dataclass(frozen=True)
 class Family:
     """One model family of transformers and its pruned counterpart."""

@@ -9,7 +9,7 @@ from transformers.utils import cached_file
 
 from divprune_hf.budget import set_budget
 from divprune_hf.families import FAMILIES
-from divprune_hf.publishing.checkpoint_files import read_json
+from divprune_hf.publishing.checkpoint_files import check_vision_tower, read_json, weight_files
 from divprune_hf.publishing.convert import to_json
 from divprune_hf.publishing.variant_configs import merged_budget, variant_processor_config
 
@@ -42,6 +42,10 @@ def load_pruned(
     """
     override = {"num_tokens": num_tokens, "retention_ratio": retention_ratio}
     merged_budget({}, override)  # an impossible budget fails before anything is loaded
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"Got device={device!r}, but torch finds no CUDA device here; expected one such as cpu.")
+    if Path(model_id).is_dir():
+        weight_files(model_id)  # a truncated file is named here; while loading, the error would not say which
     source = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(model_id, **source)
     placement = {"device_map": device or "auto", "dtype": dtype}
@@ -56,6 +60,7 @@ def load_pruned(
         raise ValueError(
             f"{model_id} is of model_type {config.model_type!r}, expected one of {sorted(FAMILIES)} or a variant of it."
         )
+    check_vision_tower(config.to_dict(), model_id)
     divprune_config = merged_budget({}, override)
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     config = family.config_class(**settings, divprune_config=divprune_config)

@@ -60,6 +60,12 @@ def edit_config(base, **changes):
     edit_json(base / "config.json", **changes)
 
 
+def edit_tower_without_processor(base, **changes):
+    vision_config = {**load_json(base / "config.json")["vision_config"], **changes}
+    edit_config(base, vision_config=vision_config)
+    edit_json(base / "processor_config.json", remove=["num_additional_image_tokens"])
+
+
 NO_HEADER = "no valid safetensors header"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 0\n"
 FOREIGN = "foreign remote code"
@@ -86,12 +92,27 @@ BAD_BASES = {
         lambda base: name_code(base, "tokenizer_config.json", "other/repo--modeling_divprune_llava.Other"),
         FOREIGN,
     ),
+    "code_named_like_ours": (
+        lambda base: name_code(base, "tokenizer_config.json", ["modeling_divprune_evil.Tok", None]),
+        FOREIGN,
+    ),
+    "code_in_a_list_of_configs": (
+        lambda base: edit_config(base, parts=[{"auto_map": {"AutoModel": "other.Model"}}]),
+        FOREIGN,
+    ),
     "original_by_architecture": (lambda base: edit_config(base, architectures=["LlavaLlamaForCausalLM"]), ORIGINAL),
     "original_by_vision_tower": (lambda base: edit_config(base, mm_vision_tower="openai/clip"), ORIGINAL),
     "unsupported_family": (lambda base: edit_config(base, model_type="qwen2_vl"), "'qwen2_vl'"),
     "no_model_type": (lambda base: edit_config(base, remove=["model_type"]), "not supported"),
     "no_architecture_names": (lambda base: edit_config(base, architectures=[None], model_type="gpt2"), "'gpt2'"),
     "unknown_vision_tower": (lambda base: edit_config(base, vision_config={"model_type": "mystery"}), "mystery"),
+    "pixtral_tower": (lambda base: edit_config(base, vision_config={"model_type": "pixtral"}), "'pixtral'"),
+    "vision_config_is_a_string": (lambda base: edit_config(base, vision_config="x"), "vision_config='x'"),
+    "impossible_text_config": (lambda base: edit_config(base, text_config=7), "not one of a LLaVA checkpoint"),
+    "impossible_tower": (
+        lambda base: edit_tower_without_processor(base, image_size=0),
+        "not one of a working vision tower",
+    ),
     "no_config": (lambda base: (base / "config.json").unlink(), "has no config.json"),
     "config_is_not_json": (lambda base: (base / "config.json").write_text("{nothing"), "is not valid JSON"),
     "config_is_a_list": (lambda base: (base / "config.json").write_text("[]"), "expected a JSON object"),
@@ -218,3 +239,24 @@ def test_base_that_is_neither_folder_nor_repo_id_is_refused(tmp_path, name):
 
 def test_base_that_is_a_file_is_refused(base, tmp_path):
     assert_refused(tmp_path, base / "model.safetensors", tmp_path / "out", "neither a folder nor the id of a Hub repo")
+
+
+def test_weights_that_link_into_the_variant_to_be_replaced_are_refused(base, tmp_path):
+    """The base would lose them with the old variant."""
+    out = convert_checkpoint(base, tmp_path / "out")
+    (base / "model.safetensors").rename(out / "kept.safetensors")
+    (base / "model.safetensors").symlink_to(out / "kept.safetensors")
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="is a link into"):
+        convert_checkpoint(base, out, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def test_the_current_folder_is_not_replaced(base, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", ".."):
+        with pytest.raises(ValueError, match="current folder"):
+            convert_checkpoint(base, out)
+    with pytest.raises(ValueError, match="names of two folders"):
+        convert_checkpoint(base, "")

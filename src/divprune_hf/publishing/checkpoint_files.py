@@ -5,7 +5,8 @@ import struct
 from fnmatch import fnmatch
 from pathlib import Path
 
-from divprune_hf.families import FAMILIES
+from divprune_hf.families import FAMILIES, VISION_MODEL_TYPES
+from divprune_hf.remote_code.configuration_divprune import auto_map
 
 
 WEIGHT_PATTERNS = ["*.safetensors", "model.safetensors.index.json"]
@@ -39,7 +40,9 @@ FILES_THAT_NAME_CODE = [
     "generation_config.json",
 ]
 # A base may be a variant of ours, whose classes these are; any other code is foreign.
-OUR_MODULES = ("configuration_divprune.", "modeling_divprune_", "processing_divprune.")
+OUR_CLASSES = {reference for name in FAMILIES for reference in auto_map(name).values()} | {
+    f"processing_divprune.{family.processor_class.__name__}" for family in FAMILIES.values()
+}
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
 
@@ -58,9 +61,9 @@ def read_json(path):
 
 def family_of(config, source):
     """The `Family` of a config read from `source`: a base's, or the base's of a variant of ours."""
-    architectures = map(str, config.get("architectures") or [])
-    is_original = any(name.startswith("Llava") and "ForCausalLM" in name for name in architectures)
-    if is_original or "mm_vision_tower" in config:
+    architectures = config.get("architectures")
+    names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    if "mm_vision_tower" in config or any(name.startswith("Llava") and "ForCausalLM" in name for name in names):
         raise ValueError(
             f"{source} is an original LLaVA checkpoint, expected one in transformers' layout: "
             "look for its counterpart in the llava-hf organisation, such as llava-hf/llava-1.5-7b-hf."
@@ -68,10 +71,24 @@ def family_of(config, source):
     model_type = config.get("model_type")
     for family in FAMILIES.values():
         if model_type in (family.base_model_type, family.config_class.model_type):
+            check_vision_tower(config, source)
             return family
     raise ValueError(
         f"{source} is of model_type {model_type!r}, which is not supported; expected one of {sorted(FAMILIES)}."
     )
+
+
+def check_vision_tower(config, source):
+    """Refuse a config whose vision tower is of a kind that is not supported."""
+    vision_config = config.get("vision_config") or {}
+    if not isinstance(vision_config, dict):
+        raise ValueError(f"{source} has vision_config={vision_config!r}, expected a JSON object.")
+    model_type = vision_config.get("model_type", "clip_vision_model")
+    if model_type not in VISION_MODEL_TYPES:
+        raise ValueError(
+            f"{source} has a vision tower of model_type {model_type!r}, which is not supported; "
+            f"expected one of {VISION_MODEL_TYPES}."
+        )
 
 
 def is_variant(config):
@@ -89,7 +106,7 @@ def check_no_foreign_code(folder):
         # The outermost auto_map of an edited file is replaced: that of a variant may point to our classes in any repo.
         replaced = {"auto_map": content.pop("auto_map", None)} if name in EDITED_FILES else {}
         references = [*code_references(content), *(ref.split("--")[-1] for ref in code_references(replaced))]
-        foreign = [reference for reference in references if not reference.startswith(OUR_MODULES)]
+        foreign = [reference for reference in references if reference not in OUR_CLASSES]
         if foreign:
             raise ValueError(
                 f"{path} names foreign remote code {foreign}: expected a checkpoint that runs on stock "
@@ -99,14 +116,17 @@ def check_no_foreign_code(folder):
 
 def code_references(content):
     """The classes that the `auto_map` of a config file names, also in the configs that it holds."""
-    for name, value in content.items():
+    if isinstance(content, list):
+        for part in content:
+            yield from code_references(part)
+    for name, value in content.items() if isinstance(content, dict) else ():
         if name == "auto_map":
             entries = value.values() if isinstance(value, dict) else [value]
             for entry in entries:
                 yield from (
                     str(reference) for reference in (entry if isinstance(entry, list) else [entry]) if reference
                 )
-        elif isinstance(value, dict):
+        else:
             yield from code_references(value)
 
 
@@ -157,7 +177,7 @@ def check_shard(path):
             header = json.loads(file.read(header_size))
         tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
         expected = 8 + header_size + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error):
         raise ValueError(f"{path} has no valid safetensors header: is it truncated, or a download pointer?") from None
     if size != expected:
         raise ValueError(

@@ -49,6 +49,8 @@ def convert_checkpoint(
         ValueError: the base cannot be converted, `out` must not be written, or the budget is impossible. Nothing has
             been written then.
     """
+    if not str(base) or not str(out):
+        raise ValueError(f"Got base={str(base)!r} and out={str(out)!r}, expected the names of two folders.")
     merged_budget({}, divprune_config)  # an impossible budget fails before anything is downloaded
     out = Path(out).resolve()
     check_replaceable(out, overwrite)
@@ -59,6 +61,10 @@ def convert_checkpoint(
     divprune_config = merged_budget(config, divprune_config)
     weights = files.weight_files(folder)
     files.check_no_foreign_code(folder)
+    copied = files.copied_files(folder)
+    for name in [*weights, *copied]:
+        if out in (folder / name).resolve().parents:
+            raise ValueError(f"{folder / name} of the base is a link into {out}, which would be replaced.")
     has_processor_config = (folder / "processor_config.json").is_file()
     processor_config = files.read_json(folder / "processor_config.json") if has_processor_config else {}
     texts = {
@@ -71,7 +77,6 @@ def convert_checkpoint(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     try:
-        copied = files.copied_files(folder)
         total = sum((folder / name).stat().st_size for name in [*weights, *copied])
         with tqdm(total=total, desc="Converting", unit="B", unit_scale=True) as progress:
             for name in [*weights, *copied]:
@@ -107,6 +112,8 @@ def local_folder(base: str | Path, revision: str | None = None) -> tuple[Path, s
 
 def check_replaceable(out: Path, overwrite: bool) -> None:
     """Refuse an `out` that holds something, unless it is a variant and may be overwritten."""
+    if out == Path.cwd() or out in Path.cwd().parents:
+        raise ValueError(f"{out} is the current folder or contains it: it cannot be replaced from there.")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():

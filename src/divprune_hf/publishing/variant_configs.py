@@ -57,17 +57,20 @@ def stock_config(config, family):
     settings = {name: value for name, value in config.items() if name not in dropped}
     try:
         return CONFIG_MAPPING[family.base_model_type](**settings)
-    except KeyError as error:  # transformers 5.23 raises a ValueError itself
-        raise ValueError(f"config.json names the model_type {error}, which this transformers does not know.") from None
+    except Exception as error:  # the errors of transformers' config checks have no common class
+        raise ValueError(f"config.json is not one of a LLaVA checkpoint ({type(error).__name__}: {error}).") from None
 
 
 def num_additional_image_tokens(vision_config):
     """How many tokens a vision tower has besides its patches, such as a CLS token: one forward without data tells."""
-    with torch.device("meta"), torch.no_grad():
-        tower = AutoModel.from_config(vision_config)
-        size = vision_config.image_size
-        pixel_values = torch.empty(1, getattr(vision_config, "num_channels", 3), size, size)
-        num_tokens = tower(pixel_values).last_hidden_state.shape[1]
+    size = vision_config.image_size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            tower = AutoModel.from_config(vision_config)
+            pixel_values = torch.empty(1, getattr(vision_config, "num_channels", 3), size, size)
+            num_tokens = tower(pixel_values).last_hidden_state.shape[1]
+    except Exception as error:  # whatever a tower of impossible sizes raises
+        raise ValueError(f"vision_config is not one of a working vision tower ({error}).") from None
     return num_tokens - (size // vision_config.patch_size) ** 2
 
 

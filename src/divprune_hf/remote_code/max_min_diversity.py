@@ -17,6 +17,8 @@ import torch
 
 
 ORDERS = ("raster", "selection")
+# Distances below this are rounding noise of a float32 product, and count as 0.
+NOISE = 2.0**-20
 
 
 def check_budget(retention_ratio: float | None = None, num_tokens: int | None = None) -> None:
@@ -76,10 +78,10 @@ def keep_count(num_available: int, retention_ratio: float | None = None, num_tok
 def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = "raster") -> torch.Tensor:
     """Indices of the `num_tokens` most diverse rows of `features`, by greedy max-min cosine distance.
 
-    Always `num_tokens` distinct indices, whatever the features hold: ties go to the lowest index, duplicates are at
-    distance 0 of each other, a zero row is at distance 0 of zero rows and 1 of all others, rows with NaN or Inf rank
-    after all finite ones. Distances are at least float32 for every input dtype, under autocast and TF32 too. The
-    indices stay on the device of `features`: nothing here waits for them.
+    Always `num_tokens` distinct indices, whatever the features hold: ties go to the lowest index; duplicates, and all
+    rows nearer than float32's noise (1e-6), are at distance 0 of each other; a zero row is at distance 0 of zero rows
+    and 1 of all others; rows with NaN or Inf rank after all finite ones. Distances are at least float32 for every input
+    dtype, under autocast and TF32 too. The indices stay on the device of `features`: nothing here waits for them.
 
     Args:
         features (`torch.Tensor` of shape `(M, D)`, floating point): the visual tokens of one image or video.
@@ -91,7 +93,7 @@ def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = 
         `torch.LongTensor` of shape `(min(max(num_tokens, 1), M),)`.
     """
     check_order(order)
-    if features.ndim != 2 or features.shape[0] == 0 or not features.is_floating_point():
+    if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise ValueError(
             f"Got features of shape {tuple(features.shape)} and dtype {features.dtype}, "
             "expected floating point features of shape (tokens, width) with at least one token."
@@ -122,8 +124,8 @@ def cosine_distances(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
         features (`torch.Tensor` of shape `(M, D)`).
 
     Returns:
-        distances (`torch.Tensor` of shape `(M, M)`, float32 or float64): never negative, exactly 0 between exact
-        duplicates, meaningless where one of the two rows is not finite.
+        distances (`torch.Tensor` of shape `(M, M)`, float32 or float64): 0 between duplicates, otherwise at least
+        `NOISE`; meaningless where one of the two rows is not finite.
         nearest (`torch.Tensor` of shape `(M,)`): each row's distance to its nearest other finite row.
         is_finite (`torch.BoolTensor` of shape `(M,)`): rows without NaN and Inf.
     """
@@ -136,13 +138,11 @@ def cosine_distances(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     exponent = torch.frexp(largest).exponent.clamp(-limit, limit)
     scale = torch.ldexp(torch.ones_like(largest), -exponent)
     scaled = features * scale.unsqueeze(1)
-    distances = gram_matrix(scaled)
+    # Kernels of small products sum in an order that differs from entry to entry, by more than `NOISE` where D is large.
+    distances = gram_matrix(scaled) if len(features) >= 64 else gram_matrix(scaled.double()).to(dtype)
     # A zero row gets a direction of its own: at distance 0 of other zero rows, 1 of all others.
     is_zero = (largest == 0).to(dtype)
     inverse_norm = (distances.diagonal() + is_zero).sqrt().reciprocal()
-    # 1 - cos of two equal rows is rounding noise (3 units in the last place at most seen): it counts as 0, so that
-    # duplicates tie and the lowest index wins.
-    noise = 8 * torch.finfo(dtype).eps
     nearest = []
     # In place and block by block, so that each block is read once while it is in the cache.
     rows_per_block = max(1, 2**20 // len(features))
@@ -150,7 +150,8 @@ def cosine_distances(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
         rows = slice(start, start + rows_per_block)
         block = distances[rows].addr_(is_zero[rows], is_zero)
         block.mul_(-inverse_norm[rows].unsqueeze(1)).mul_(inverse_norm)
-        torch.threshold_(block.add_(1), noise, 0)
+        # 1 - cos of two equal rows is rounding noise: as 0, duplicates tie and the lowest index wins.
+        torch.threshold_(block.add_(1), NOISE, 0)
         others = block.masked_fill(~is_finite, math.inf)
         others.diagonal(start).fill_(math.inf)
         nearest.append(others.amin(dim=1))
@@ -181,5 +182,8 @@ def distance_dtype(features: torch.Tensor) -> torch.dtype:
 
 @torch.compiler.assume_constant_result
 def float32_products_are_exact() -> bool:
-    """Whether the process keeps float32 matrix products in float32 (`torch.set_float32_matmul_precision`)."""
-    return torch.get_float32_matmul_precision() == "highest"
+    """Whether the process keeps float32 matrix products in float32, however it says so."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    if all(hasattr(backend, "fp32_precision") for backend in backends):
+        return all(backend.fp32_precision in ("none", "ieee") for backend in backends)
+    return torch.get_float32_matmul_precision() == "highest"  # before torch 2.9

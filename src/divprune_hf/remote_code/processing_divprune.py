@@ -95,6 +95,8 @@ class DivPruneProcessorMixin:
             if images is None and text is None:
                 raise ValueError("Got neither images nor text, expected at least one of them.")
             texts = [text] if isinstance(text, str) else list(text or [])
+            # Taken out before the merge, which forgets an image setting given by itself when `images_kwargs` is given.
+            flat = {name: kwargs.pop(name) for name in ("retention_ratio", "num_tokens") if name in kwargs}
             kwargs = self._merge_kwargs(
                 DivPruneProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
             )
@@ -102,11 +104,18 @@ class DivPruneProcessorMixin:
             return_tensors = text_kwargs.pop("return_tensors", None)
             with_token_types = text_kwargs.pop("return_mm_token_type_ids", False)
             budget = {name: images_kwargs.pop(name, None) for name in ("retention_ratio", "num_tokens")}
+            for name, value in flat.items():
+                if budget[name] is not None:
+                    raise ValueError(f"Got {name} by itself and in images_kwargs, expected it once.")
+                budget[name] = value
             image_inputs, kept = {}, []
             if images is not None:
+                images = self.image_processor.fetch_images(images)
                 if all(isinstance(image, Image) for image in make_flat_list_of_images(images)):
                     # Otherwise guessed from the shape, wrongly for pictures 1 or 3 pixels high.
                     images_kwargs.setdefault("input_data_format", ChannelDimension.LAST)
+                    if getattr(self.image_processor, "do_convert_rgb", None) is None:
+                        images_kwargs.setdefault("do_convert_rgb", True)
                 image_inputs = self.image_processor(images, **images_kwargs)
                 kept = self.image_tokens_kept(self.count_image_tokens(image_inputs), **budget)
                 image_inputs["num_image_tokens_kept"] = kept

@@ -150,11 +150,19 @@ class DivPruneModelMixin:
         return super().get_placeholder_mask(input_ids, inputs_embeds, image_features=image_features, **kwargs)
 
     def _forward_with_kept_images(
-        self, forward, input_ids=None, inputs_embeds=None, pixel_values=None, num_image_tokens_kept=None, **kwargs
+        self,
+        forward,
+        input_ids=None,
+        inputs_embeds=None,
+        pixel_values=None,
+        num_image_tokens_kept=None,
+        return_dict=None,
+        **kwargs,
     ):
         """Put the kept features where the prompt's placeholders are; the parent gets the finished `inputs_embeds`."""
         if pixel_values is None or (input_ids is None) == (inputs_embeds is None):
-            return forward(input_ids=input_ids, inputs_embeds=inputs_embeds, pixel_values=pixel_values, **kwargs)
+            prompt = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
+            return forward(return_dict=return_dict, **prompt, **kwargs)
         placeholders = self._image_placeholders(input_ids, inputs_embeds)
         num_placeholders = int(placeholders.sum())  # before the vision tower is launched, like the counts
         if inputs_embeds is None:
@@ -166,9 +174,11 @@ class DivPruneModelMixin:
         image_features = torch.cat(list(feature_list(outputs))).to(inputs_embeds.device, inputs_embeds.dtype)
         check_fit(num_placeholders, len(image_features))
         mask = placeholders.unsqueeze(-1).to(inputs_embeds.device)
-        outputs = forward(inputs_embeds=inputs_embeds.masked_scatter(mask, image_features), **kwargs)
-        outputs.image_hidden_states = image_features
-        return outputs
+        inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
+        outputs = forward(inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
+        outputs["image_hidden_states"] = image_features  # as an item: 4.57 leaves late attributes out of tuples
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return outputs if return_dict else outputs.to_tuple()
 
 
 class DivPruneHeadMixin:
@@ -197,7 +207,9 @@ class DivPruneHeadMixin:
                 repeated = {name: model_kwargs.pop(name) for name in names}
                 placeholders = self.model._image_placeholders(*prompt).sum(-1).tolist()
                 order = self._repeat_images(placeholders, repeated, expand_size)
-                repeated = {name: None if value is None else value[order] for name, value in repeated.items()}
+                repeated = {
+                    name: None if value is None else torch.as_tensor(value)[order] for name, value in repeated.items()
+                }
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
