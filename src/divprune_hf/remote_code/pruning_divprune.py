@@ -207,9 +207,7 @@ class DivPruneHeadMixin:
                 repeated = {name: model_kwargs.pop(name) for name in names}
                 placeholders = self.model._image_placeholders(*prompt).sum(-1).tolist()
                 order = self._repeat_images(placeholders, repeated, expand_size)
-                repeated = {
-                    name: None if value is None else torch.as_tensor(value)[order] for name, value in repeated.items()
-                }
+                repeated = {k: None if v is None else torch.as_tensor(v)[order] for k, v in repeated.items()}
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
@@ -219,8 +217,7 @@ class DivPruneHeadMixin:
         """Which image goes where when each row is repeated `expand_size` times: a list of image numbers."""
         counts = to_counts(image_inputs.get("num_image_tokens_kept"))
         if counts is None:
-            # Images that come without counts must be of one size, so that they share the placeholders equally, or one
-            # to a row.
+            # Images without counts must be one to a row, or of one size, so that they share placeholders equally.
             num_images, num_placeholders = len(image_inputs["pixel_values"]), sum(placeholders_per_row)
             if sum(num > 0 for num in placeholders_per_row) == num_images:
                 counts = [num for num in placeholders_per_row if num > 0]
@@ -239,14 +236,10 @@ class DivPruneHeadMixin:
 
 
 def read_base_checkpoints(model_class, conversion):
-    """Let `model_class` load checkpoints of its stock parent.
+    """Let `model_class` load checkpoints of its stock parent, whose entry in transformers' table is `conversion`.
 
     transformers 5 renames the keys of stock checkpoints while loading, by a table that it does not apply to classes
     outside of it: the language model would be left random, with a warning. transformers 4.57 inherits its table.
-
-    Args:
-        model_class: one of our model classes.
-        conversion (`str`): the name of the parent's entry in transformers' table.
     """
     try:
         from transformers import conversion_mapping
