@@ -11,7 +11,8 @@ from divprune_hf.budget import set_budget
 from divprune_hf.families import FAMILIES
 from divprune_hf.publishing.checkpoint_files import check_vision_tower, read_json, weight_files
 from divprune_hf.publishing.convert import to_json
-from divprune_hf.publishing.variant_configs import merged_budget, variant_processor_config
+from divprune_hf.publishing.variant_configs import variant_processor_config
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
 def load_pruned(
@@ -41,7 +42,7 @@ def load_pruned(
         ValueError: an impossible budget, or a model of a family that is not supported.
     """
     override = {"num_tokens": num_tokens, "retention_ratio": retention_ratio}
-    merged_budget({}, override)  # an impossible budget fails before anything is loaded
+    divprune_config = DivPruneConfig.merged(override=override)  # an impossible budget fails before anything is loaded
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"Got device={device!r}, but torch finds no CUDA device here; expected one such as cpu.")
     if Path(model_id).is_dir():
@@ -61,7 +62,6 @@ def load_pruned(
             f"{model_id} is of model_type {config.model_type!r}, expected one of {sorted(FAMILIES)} or a variant of it."
         )
     check_vision_tower(config.to_dict(), model_id)
-    divprune_config = merged_budget({}, override)
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     config = family.config_class(**settings, divprune_config=divprune_config)
     model = family.head_class.from_pretrained(model_id, config=config, revision=source["revision"], **placement)

@@ -21,8 +21,10 @@ def variant_card(base, commit, name, divprune_config):
         budget = f"{divprune_config.num_tokens} visual tokens per image"
     else:
         budget = f"{divprune_config.retention_ratio:.1%} of each image's visual tokens"
-    base_line = f"base_model: {base}\nbase_model_relation: finetune\n" if is_hub_id(base) else ""
-    source = f"`{base}`" if is_hub_id(base) else f"the local checkpoint `{Path(base).resolve().name}`"
+    if is_hub_id(base):
+        base_line, source = f"base_model: {base}\nbase_model_relation: finetune\n", f"`{base}`"
+    else:
+        base_line, source = "", f"the local checkpoint `{Path(base).resolve().name}`"
     template = Template((model_cards() / "variant_card.md").read_text(encoding="utf-8"))
     return template.substitute(
         name=name,

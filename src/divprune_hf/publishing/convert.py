@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.card import variant_card
-from divprune_hf.publishing.variant_configs import merged_budget, variant_config, variant_processor_config
+from divprune_hf.publishing.variant_configs import variant_config, variant_processor_config
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
@@ -51,14 +51,14 @@ def convert_checkpoint(
     """
     if not str(base) or not str(out):
         raise ValueError(f"Got base={str(base)!r} and out={str(out)!r}, expected the names of two folders.")
-    merged_budget({}, divprune_config)  # an impossible budget fails before anything is downloaded
+    DivPruneConfig.merged(override=divprune_config)  # an impossible budget fails before anything is downloaded
     out = Path(out).resolve()
     check_replaceable(out, overwrite)
     folder, commit = local_folder(base, base_revision)
     check_apart(out, folder)
     config = files.read_json(folder / "config.json")
     family = files.family_of(config, base)
-    divprune_config = merged_budget(config, divprune_config)
+    divprune_config = DivPruneConfig.merged(config.get("divprune_config"), divprune_config)
     weights = files.weight_files(folder)
     files.check_no_foreign_code(folder)
     copied = files.copied_files(folder)

@@ -3,7 +3,7 @@
 import torch
 from transformers import CONFIG_MAPPING, AutoModel
 
-from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map
+from divprune_hf.remote_code.configuration_divprune import auto_map
 
 
 def variant_config(config, family, divprune_config):
@@ -31,7 +31,7 @@ def variant_processor_config(processor_config, config, family, divprune_config):
         family (`Family`): its family.
         divprune_config (`DivPruneConfig`): the budget.
     """
-    edited = {**completed_processor_config(processor_config, config, family)}
+    edited = completed_processor_config(processor_config, config, family)
     edited["processor_class"] = family.processor_class.__name__
     edited["auto_map"] = {"AutoProcessor": f"processing_divprune.{family.processor_class.__name__}"}
     edited["divprune_config"] = divprune_config.to_block()
@@ -72,8 +72,3 @@ def num_additional_image_tokens(vision_config):
     except Exception as error:  # whatever a tower of impossible sizes raises
         raise ValueError(f"vision_config is not one of a working vision tower ({error}).") from None
     return num_tokens - (size // vision_config.patch_size) ** 2
-
-
-def merged_budget(config, divprune_config):
-    """The budget of a variant made from a checkpoint with `config`: what it says already, updated."""
-    return DivPruneConfig.merged(config.get("divprune_config"), divprune_config)

@@ -34,6 +34,32 @@ class DivPruneProcessorMixin:
 
     valid_processor_kwargs = DivPruneProcessorKwargs
 
+    # Spelt out: transformers reads the names of this signature to load and to save a processor.
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=None,
+        vision_feature_select_strategy=None,
+        chat_template=None,
+        image_token="<image>",
+        num_additional_image_tokens=0,
+        divprune_config=None,
+        **kwargs,
+    ):
+        super().__init__(
+            image_processor,
+            tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+        # transformers 4.57 drops config objects when it saves a processor: the stored form is a dict.
+        self.divprune_config = DivPruneConfig.merged(divprune_config).to_block()
+
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):
         if "divprune_config" in kwargs:
@@ -151,31 +177,6 @@ class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
     - one placeholder per kept token instead of one per visual token, and `num_image_tokens_kept` in the output.
     """
 
-    def __init__(
-        self,
-        image_processor=None,
-        tokenizer=None,
-        patch_size=None,
-        vision_feature_select_strategy=None,
-        chat_template=None,
-        image_token="<image>",
-        num_additional_image_tokens=0,
-        divprune_config=None,
-        **kwargs,
-    ):
-        super().__init__(
-            image_processor,
-            tokenizer,
-            patch_size=patch_size,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            chat_template=chat_template,
-            image_token=image_token,
-            num_additional_image_tokens=num_additional_image_tokens,
-            **kwargs,
-        )
-        # transformers 4.57 drops config objects when it saves a processor: the stored form is a dict.
-        self.divprune_config = DivPruneConfig.merged(divprune_config).to_block()
-
     def count_image_tokens(self, image_inputs):
         """How many visual tokens (M) the model has for each image before pruning.
 
@@ -197,30 +198,6 @@ class DivPruneLlavaNextProcessor(DivPruneProcessorMixin, LlavaNextProcessor):
     Modifications: those of `DivPruneLlavaProcessor`. An image's visual tokens, of which its share is kept, are those of
     its base view and of its crops without padding, and a newline token for each row of the crops.
     """
-
-    def __init__(
-        self,
-        image_processor=None,
-        tokenizer=None,
-        patch_size=None,
-        vision_feature_select_strategy=None,
-        chat_template=None,
-        image_token="<image>",
-        num_additional_image_tokens=0,
-        divprune_config=None,
-        **kwargs,
-    ):
-        super().__init__(
-            image_processor,
-            tokenizer,
-            patch_size=patch_size,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            chat_template=chat_template,
-            image_token=image_token,
-            num_additional_image_tokens=num_additional_image_tokens,
-            **kwargs,
-        )
-        self.divprune_config = DivPruneConfig.merged(divprune_config).to_block()
 
     def count_image_tokens(self, image_inputs):
         """How many visual tokens (M) the model has for each image before pruning.
