@@ -10,12 +10,16 @@ from transformers import (
     CLIPVisionConfig,
     Dinov2Config,
     LlamaConfig,
+    LlamaTokenizerFast,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaNextVideoProcessor,
     LlavaProcessor,
     MistralConfig,
     PreTrainedTokenizerFast,
@@ -29,10 +33,11 @@ IMAGE_SIZE, PATCH_SIZE = 24, 4
 NUM_IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 VOCAB_SIZE = 99
 IMAGE_TOKEN_ID = 4
+VIDEO_TOKEN_ID = 5
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | upper }} : "
     "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}"
+    "{% if part['type'] in ('image', 'video') %}<{{ part['type'] }}> {% else %}{{ part['text'] }} {% endif %}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
 
@@ -46,9 +51,19 @@ STRATEGIES = {"clip": "default", "siglip": "full", "dinov2": "default"}
 FAMILY_CLASSES = {
     "llava": (LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, CLIPImageProcessor),
     "llava_next": (LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor, LlavaNextImageProcessor),
+    "llava_next_video": (
+        LlavaNextVideoConfig,
+        LlavaNextVideoForConditionalGeneration,
+        LlavaNextVideoProcessor,
+        LlavaNextImageProcessor,
+    ),
 }
-GRID_PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
-FAMILY_ARGUMENTS = {"llava": {}, "llava_next": {"image_grid_pinpoints": GRID_PINPOINTS}}
+GRID = {"image_grid_pinpoints": [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]}
+FAMILY_ARGUMENTS = {
+    "llava": {},
+    "llava_next": GRID,
+    "llava_next_video": {**GRID, "video_token_index": VIDEO_TOKEN_ID},
+}
 
 
 def tiny_config(tower="clip", language="llama", family="llava"):
@@ -83,21 +98,30 @@ def tiny_model(tower="clip", language="llama", family="llava", seed=0):
     return model
 
 
-def tiny_tokenizer():
-    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *(f"w{i}" for i in range(VOCAB_SIZE - 5))]
+def tiny_tokenizer(family="llava"):
+    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>", *(f"w{i}" for i in range(VOCAB_SIZE - 6))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
+    # transformers 4.57 lets LLaVA-NeXT-Video have no other.
+    tokenizer_class = LlamaTokenizerFast if family == "llava_next_video" else PreTrainedTokenizerFast
+    return tokenizer_class(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
         pad_token="<pad>",
-        additional_special_tokens=["<image>"],
+        additional_special_tokens=["<image>", "<video>"],
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def tiny_video_processor():
+    from transformers import LlavaNextVideoVideoProcessor  # needs torchvision
+
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return LlavaNextVideoVideoProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
 
 
 def tiny_processor(tower="clip", family="llava"):
@@ -106,12 +130,12 @@ def tiny_processor(tower="clip", family="llava"):
     if tower == "siglip" and family == "llava":
         image_processor = SiglipImageProcessor(size=size)
     else:
-        image_processor = image_processor_class(
-            size={"shortest_edge": IMAGE_SIZE}, crop_size=size, **FAMILY_ARGUMENTS[family]
-        )
+        grid = {} if family == "llava" else GRID
+        image_processor = image_processor_class(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, **grid)
     return processor_class(
-        image_processor,
-        tiny_tokenizer(),
+        **({"video_processor": tiny_video_processor()} if family == "llava_next_video" else {}),
+        image_processor=image_processor,
+        tokenizer=tiny_tokenizer(family),
         patch_size=PATCH_SIZE,
         vision_feature_select_strategy=STRATEGIES[tower],
         num_additional_image_tokens=0 if tower == "siglip" else 1,

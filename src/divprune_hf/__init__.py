@@ -6,14 +6,24 @@ Importing this package registers its classes with the Auto classes of transforme
 from divprune_hf.budget import set_budget
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.registration import AutoModelForVision2Seq, register_auto_classes
-from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, DivPruneLlavaConfig, DivPruneLlavaNextConfig
+from divprune_hf.remote_code.configuration_divprune import (
+    DivPruneConfig,
+    DivPruneLlavaConfig,
+    DivPruneLlavaNextConfig,
+    DivPruneLlavaNextVideoConfig,
+)
 from divprune_hf.remote_code.max_min_diversity import keep_count, select_diverse_tokens
 from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
 from divprune_hf.remote_code.modeling_divprune_llava_next import (
     DivPruneLlavaNextForConditionalGeneration,
     DivPruneLlavaNextModel,
 )
+from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
+    DivPruneLlavaNextVideoForConditionalGeneration,
+    DivPruneLlavaNextVideoModel,
+)
 from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
+from divprune_hf.remote_code.processing_divprune_video import DivPruneLlavaNextVideoProcessor
 
 
 __version__ = "0.1.0"
@@ -28,6 +38,10 @@ __all__ = [
     "DivPruneLlavaNextForConditionalGeneration",
     "DivPruneLlavaNextModel",
     "DivPruneLlavaNextProcessor",
+    "DivPruneLlavaNextVideoConfig",
+    "DivPruneLlavaNextVideoForConditionalGeneration",
+    "DivPruneLlavaNextVideoModel",
+    "DivPruneLlavaNextVideoProcessor",
     "DivPruneLlavaProcessor",
     "convert_checkpoint",
     "keep_count",

@@ -8,12 +8,14 @@ import transformers
 from PIL import Image
 
 from divprune_hf import __version__
-from divprune_hf.ask import ask
+from divprune_hf.ask import ask, ask_about_video
 from divprune_hf.demo import run_demo
 from divprune_hf.loading import load_pruned
 from divprune_hf.pictures import read_picture
 from divprune_hf.publishing.convert import convert_checkpoint
+from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
 from divprune_hf.remote_code.max_min_diversity import ORDERS
+from divprune_hf.videos import DEFAULT_NUM_FRAMES, is_video, read_video
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -56,11 +58,18 @@ def build_parser():
     convert.add_argument("--link", action="store_true", help="hard-link the weights instead of copying them")
     convert.set_defaults(run=run_convert)
 
-    question = commands.add_parser("ask", help="ask a model about a picture")
+    question = commands.add_parser("ask", help="ask a model about a picture or a video")
     question.add_argument("model", metavar="MODEL", help="a variant or a stock base: a folder, or the id of a Hub repo")
-    question.add_argument("picture", metavar="PICTURE", help="a picture file or URL")
+    question.add_argument("source", metavar="FILE", help="a picture or video, a file or URL")
     question.add_argument("question", metavar="QUESTION")
     add_budget(question)
+    question.add_argument(
+        "--num-frames",
+        type=int,
+        default=DEFAULT_NUM_FRAMES,
+        metavar="N",
+        help=f"frames to take of a video ({DEFAULT_NUM_FRAMES})",
+    )
     question.add_argument("--show", metavar="PNG", help="draw which patches were kept")
     question.add_argument("--device", help="such as cpu or cuda:0; by default wherever there is room")
     question.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub repo")
@@ -75,17 +84,27 @@ def build_parser():
 
 
 def add_budget(parser):
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--retention-ratio", type=float, metavar="R", help="share of visual tokens to keep, 0 < R <= 1")
-    budget.add_argument("--num-tokens", type=int, metavar="N", help="number of visual tokens to keep per image")
+    for prefix, kind in (("", "image"), ("video-", "video")):
+        budget = parser.add_mutually_exclusive_group()
+        budget.add_argument(
+            f"--{prefix}retention-ratio", type=float, metavar="R", help=f"share of visual tokens to keep per {kind}"
+        )
+        budget.add_argument(
+            f"--{prefix}num-tokens", type=int, metavar="N", help=f"number of visual tokens to keep per {kind}"
+        )
+
+
+def given_budget(options):
+    """The budgets among the options, by their names in `DivPruneConfig`."""
+    return {name: getattr(options, name) for name in (*BUDGET, *VIDEO_BUDGET) if getattr(options, name) is not None}
 
 
 def run_convert(options):
-    settings = {"retention_ratio": options.retention_ratio, "num_tokens": options.num_tokens, "order": options.order}
+    order = {} if options.order is None else {"order": options.order}
     out = convert_checkpoint(
         options.base,
         options.out,
-        divprune_config={name: value for name, value in settings.items() if value is not None},
+        divprune_config={**given_budget(options), **order},
         overwrite=options.overwrite,
         link=options.link,
         base_revision=options.base_revision,
@@ -94,18 +113,20 @@ def run_convert(options):
 
 
 def run_ask(options):
-    picture = read_picture(options.picture)
+    if is_video(options.source):
+        ask_about, subject = ask_about_video, read_video(options.source, options.num_frames)
+    else:
+        ask_about, subject = ask, read_picture(options.source)
     if options.show:
         check_writable(options.show)
     model, processor = load_pruned(
         options.model,
-        num_tokens=options.num_tokens,
-        retention_ratio=options.retention_ratio,
+        **given_budget(options),
         device=options.device,
         revision=options.revision,
         trust_remote_code=options.trust_remote_code or None,
     )
-    answer = ask(model, processor, picture, options.question, options.max_new_tokens)
+    answer = ask_about(model, processor, subject, options.question, options.max_new_tokens)
     print(answer.text)
     print(f"{answer.num_kept} of {answer.num_available} visual tokens kept", file=sys.stderr)
     if options.show:

@@ -2,13 +2,22 @@
 
 from dataclasses import dataclass
 
-from divprune_hf.remote_code.configuration_divprune import DivPruneLlavaConfig, DivPruneLlavaNextConfig
+from divprune_hf.remote_code.configuration_divprune import (
+    DivPruneLlavaConfig,
+    DivPruneLlavaNextConfig,
+    DivPruneLlavaNextVideoConfig,
+)
 from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
 from divprune_hf.remote_code.modeling_divprune_llava_next import (
     DivPruneLlavaNextForConditionalGeneration,
     DivPruneLlavaNextModel,
 )
+from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
+    DivPruneLlavaNextVideoForConditionalGeneration,
+    DivPruneLlavaNextVideoModel,
+)
 from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
+from divprune_hf.remote_code.processing_divprune_video import DivPruneLlavaNextVideoProcessor
 
 
 # The vision towers whose features LLaVA's own pipeline can take apart; Pixtral's, for one, come in another way.
@@ -24,6 +33,15 @@ class Family:
     model_class: type
     head_class: type
     processor_class: type
+
+    @property
+    def takes_videos(self):
+        return self.config_class.takes_videos
+
+    @property
+    def processor_reference(self):
+        """Where transformers finds the processor in a model repo."""
+        return f"{self.processor_class.__module__.rpartition('.')[2]}.{self.processor_class.__name__}"
 
 
 FAMILIES = {
@@ -42,6 +60,13 @@ FAMILIES = {
             model_class=DivPruneLlavaNextModel,
             head_class=DivPruneLlavaNextForConditionalGeneration,
             processor_class=DivPruneLlavaNextProcessor,
+        ),
+        Family(
+            base_model_type="llava_next_video",
+            config_class=DivPruneLlavaNextVideoConfig,
+            model_class=DivPruneLlavaNextVideoModel,
+            head_class=DivPruneLlavaNextVideoForConditionalGeneration,
+            processor_class=DivPruneLlavaNextVideoProcessor,
         ),
     ]
 }

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
@@ -23,6 +24,8 @@ def load_pruned(
     revision: str | None = None,
     trust_remote_code: bool | None = None,
     dtype: str | torch.dtype = "auto",
+    video_num_tokens: int | None = None,
+    video_retention_ratio: float | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a variant, or a stock base pruned in memory, with its processor.
 
@@ -34,6 +37,7 @@ def load_pruned(
         trust_remote_code (`bool`, *optional*): run a variant's own code instead of this package's, where transformers
             lets it.
         dtype: as in `from_pretrained`.
+        video_num_tokens, video_retention_ratio: the budget of videos; by default the variant's own, or 0.1 for a base.
 
     Returns:
         The model in evaluation mode, and its processor.
@@ -41,8 +45,13 @@ def load_pruned(
     Raises:
         ValueError: an impossible budget, or a model of a family that is not supported.
     """
-    override = {"num_tokens": num_tokens, "retention_ratio": retention_ratio}
-    divprune_config = DivPruneConfig.merged(override=override)  # an impossible budget fails before anything is loaded
+    budget: dict[str, Any] = {
+        "num_tokens": num_tokens,
+        "retention_ratio": retention_ratio,
+        "video_num_tokens": video_num_tokens,
+        "video_retention_ratio": video_retention_ratio,
+    }
+    DivPruneConfig.merged(override=budget, takes_videos=True)  # an impossible budget fails before anything is loaded
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"Got device={device!r}, but torch finds no CUDA device here; expected one such as cpu.")
     if Path(model_id).is_dir():
@@ -53,8 +62,8 @@ def load_pruned(
     if hasattr(config, "divprune_config"):
         model = AutoModelForImageTextToText.from_pretrained(model_id, **source, **placement)
         processor = AutoProcessor.from_pretrained(model_id, **source)
-        if num_tokens is not None or retention_ratio is not None:
-            set_budget(model, processor, num_tokens=num_tokens, retention_ratio=retention_ratio)
+        if any(value is not None for value in budget.values()):
+            set_budget(model, processor, **budget)
         return model.eval(), processor
     family = FAMILIES.get(config.model_type)
     if family is None:
@@ -62,6 +71,7 @@ def load_pruned(
             f"{model_id} is of model_type {config.model_type!r}, expected one of {sorted(FAMILIES)} or a variant of it."
         )
     check_vision_tower(config.to_dict(), model_id)
+    divprune_config = DivPruneConfig.merged(override=budget, takes_videos=family.takes_videos)
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     config = family.config_class(**settings, divprune_config=divprune_config)
     model = family.head_class.from_pretrained(model_id, config=config, revision=source["revision"], **placement)

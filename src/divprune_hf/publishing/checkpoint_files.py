@@ -41,7 +41,7 @@ FILES_THAT_NAME_CODE = [
 ]
 # A base may be a variant of ours, whose classes these are; any other code is foreign.
 OUR_CLASSES = {reference for name in FAMILIES for reference in auto_map(name).values()} | {
-    f"processing_divprune.{family.processor_class.__name__}" for family in FAMILIES.values()
+    family.processor_reference for family in FAMILIES.values()
 }
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 

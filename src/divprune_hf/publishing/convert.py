@@ -51,14 +51,16 @@ def convert_checkpoint(
     """
     if not str(base) or not str(out):
         raise ValueError(f"Got base={str(base)!r} and out={str(out)!r}, expected the names of two folders.")
-    DivPruneConfig.merged(override=divprune_config)  # an impossible budget fails before anything is downloaded
+    DivPruneConfig.merged(
+        override=divprune_config, takes_videos=True
+    )  # an impossible budget fails before anything is downloaded
     out = Path(out).resolve()
     check_replaceable(out, overwrite)
     folder, commit = local_folder(base, base_revision)
     check_apart(out, folder)
     config = files.read_json(folder / "config.json")
     family = files.family_of(config, base)
-    divprune_config = DivPruneConfig.merged(config.get("divprune_config"), divprune_config)
+    divprune_config = DivPruneConfig.merged(config.get("divprune_config"), divprune_config, family.takes_videos)
     weights = files.weight_files(folder)
     files.check_no_foreign_code(folder)
     copied = files.copied_files(folder)

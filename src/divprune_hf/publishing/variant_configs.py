@@ -33,7 +33,7 @@ def variant_processor_config(processor_config, config, family, divprune_config):
     """
     edited = completed_processor_config(processor_config, config, family)
     edited["processor_class"] = family.processor_class.__name__
-    edited["auto_map"] = {"AutoProcessor": f"processing_divprune.{family.processor_class.__name__}"}
+    edited["auto_map"] = {"AutoProcessor": family.processor_reference}
     edited["divprune_config"] = divprune_config.to_block()
     return edited
 

@@ -2,13 +2,18 @@
 """How many visual tokens a model keeps: `DivPruneConfig`, and one small config per model family that holds it."""
 
 import transformers
-from transformers import LlavaConfig, LlavaNextConfig, PretrainedConfig
+from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 from transformers.processing_utils import ProcessorMixin
 
 from .max_min_diversity import check_budget, check_order
 
 
 DEFAULT_RETENTION_RATIO = 0.098
+DEFAULT_VIDEO_RETENTION_RATIO = 0.1
+
+# A budget is one of two settings.
+BUDGET = ("retention_ratio", "num_tokens")
+VIDEO_BUDGET = ("video_retention_ratio", "video_num_tokens")
 
 # transformers 5.10 brought one place where placeholders are counted; 4.57 counts them in each processor's `__call__`.
 HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
@@ -20,7 +25,7 @@ if not HAS_IMAGE_HOOK and not transformers.__version__.startswith("4.57."):
 
 
 class DivPruneConfig(PretrainedConfig):
-    """The pruning budget of a model: a share of each image's visual tokens, or a number of them.
+    """The pruning budget of a model: a share of the visual tokens of each image and video, or a number of them.
 
     Args:
         retention_ratio (`float`, *optional*): share of the visual tokens of an image to keep, above 0 and at most 1.
@@ -30,6 +35,10 @@ class DivPruneConfig(PretrainedConfig):
             fewer keeps all it has.
         order (`str`): `"raster"` feeds the kept tokens in image order, `"selection"` in the order of picking, as the
             paper's Table 1 did.
+        video_retention_ratio (`float`, *optional*): share of the visual tokens of a video to keep, all its frames
+            together. A model that takes videos keeps 0.1 (115 of 8 frames' 1152, the paper's setting) when
+            `video_num_tokens` is not given either.
+        video_num_tokens (`int`, *optional*): number of visual tokens of a video to keep, at least 1.
 
     Raises:
         ValueError: both budgets, an impossible budget, an unknown order, an unknown name.
@@ -37,11 +46,20 @@ class DivPruneConfig(PretrainedConfig):
 
     model_type = "divprune"
 
-    def __init__(self, retention_ratio=None, num_tokens=None, order="raster", **kwargs):
+    def __init__(
+        self,
+        retention_ratio=None,
+        num_tokens=None,
+        order="raster",
+        video_retention_ratio=None,
+        video_num_tokens=None,
+        **kwargs,
+    ):
         unknown = sorted(set(kwargs) - {"model_type", "transformers_version"})
         if unknown:
             raise ValueError(f"Got divprune settings {unknown}, expected only {sorted(self.settings())}.")
         check_budget(retention_ratio, num_tokens)
+        check_budget(video_retention_ratio, video_num_tokens, prefix="video_")
         check_order(order)
         if retention_ratio is None and num_tokens is None:
             retention_ratio = DEFAULT_RETENTION_RATIO
@@ -49,19 +67,26 @@ class DivPruneConfig(PretrainedConfig):
         self.retention_ratio = None if retention_ratio is None else float(retention_ratio)
         self.num_tokens = None if num_tokens is None else int(num_tokens)
         self.order = order
+        self.video_retention_ratio = None if video_retention_ratio is None else float(video_retention_ratio)
+        self.video_num_tokens = None if video_num_tokens is None else int(video_num_tokens)
 
     @staticmethod
     def settings():
         """The names of all settings."""
-        return ("retention_ratio", "num_tokens", "order")
+        return (*BUDGET, "order", *VIDEO_BUDGET)
 
     @property
     def budget(self):
-        """The keyword arguments of `keep_count`, as a dict."""
+        """What an image may keep: the keyword arguments of `keep_count`, as a dict."""
         return {"retention_ratio": self.retention_ratio, "num_tokens": self.num_tokens}
 
+    @property
+    def video_budget(self):
+        """What a video may keep: the keyword arguments of `keep_count`, as a dict."""
+        return {"retention_ratio": self.video_retention_ratio, "num_tokens": self.video_num_tokens}
+
     def to_block(self):
-        """The settings as config files store them: a plain dict with one budget in it."""
+        """The settings as config files store them: a plain dict, without what is not set."""
         return {name: getattr(self, name) for name in self.settings() if getattr(self, name) is not None}
 
     def to_dict(self):
@@ -70,13 +95,15 @@ class DivPruneConfig(PretrainedConfig):
         return {**self.to_block(), "transformers_version": stock["transformers_version"]}
 
     @classmethod
-    def merged(cls, stored=None, override=None):
+    def merged(cls, stored=None, override=None, takes_videos=False):
         """The config that results when `override` updates what is `stored`.
 
         Args:
             stored (`DivPruneConfig`, `dict` or `None`): what a checkpoint says.
-            override (`DivPruneConfig`, `dict` or `None`): what the caller says. A dict updates setting by setting, and
-                naming one budget clears the other; a `DivPruneConfig` replaces everything.
+            override (`DivPruneConfig`, `dict` or `None`): what the caller says. It updates setting by setting, and
+                naming one budget clears the other.
+            takes_videos (`bool`): whether the model takes videos. If so a budget for them is filled in, and if not
+                one is refused.
 
         Returns:
             A new `DivPruneConfig`.
@@ -90,9 +117,18 @@ class DivPruneConfig(PretrainedConfig):
                 raise ValueError(f"Got divprune_config={block!r}, expected a dict or a DivPruneConfig.")
             blocks.append({name: value for name, value in (block or {}).items() if value is not None})
         stored, override = blocks
-        if "retention_ratio" in override or "num_tokens" in override:
-            stored = {name: value for name, value in stored.items() if name not in ("retention_ratio", "num_tokens")}
-        return cls(**{**stored, **override})
+        for budget in (BUDGET, VIDEO_BUDGET):
+            if any(name in override for name in budget):
+                stored = {name: value for name, value in stored.items() if name not in budget}
+        block = {**stored, **override}
+        video_budget = [name for name in VIDEO_BUDGET if name in block]
+        if video_budget and not takes_videos:
+            raise ValueError(
+                f"Got {video_budget[0]} for a model that takes no videos, expected a budget for images only."
+            )
+        if takes_videos and not video_budget:
+            block["video_retention_ratio"] = DEFAULT_VIDEO_RETENTION_RATIO
+        return cls(**block)
 
 
 def auto_map(family):
@@ -100,6 +136,7 @@ def auto_map(family):
     name, module = {
         "llava": ("DivPruneLlava", "modeling_divprune_llava"),
         "llava_next": ("DivPruneLlavaNext", "modeling_divprune_llava_next"),
+        "llava_next_video": ("DivPruneLlavaNextVideo", "modeling_divprune_llava_next_video"),
     }[family]
     head = f"{module}.{name}ForConditionalGeneration"
     return {
@@ -118,8 +155,10 @@ class DivPruneConfigMixin:
     It is not a sub-config in transformers' sense: attention and dtype settings must not leak into it.
     """
 
+    takes_videos = False
+
     def _hold(self, divprune_config, family):
-        self.divprune_config = DivPruneConfig.merged(divprune_config)
+        self.divprune_config = DivPruneConfig.merged(divprune_config, takes_videos=self.takes_videos)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = auto_map(family)
 
@@ -127,7 +166,8 @@ class DivPruneConfigMixin:
     def from_dict(cls, config_dict, **kwargs):
         # The stock update of a held config cannot know that naming one budget clears the other.
         if "divprune_config" in kwargs:
-            merged = DivPruneConfig.merged(config_dict.get("divprune_config"), kwargs.pop("divprune_config"))
+            blocks = config_dict.get("divprune_config"), kwargs.pop("divprune_config")
+            merged = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos)
             config_dict = {**config_dict, "divprune_config": merged}
         return super().from_dict(config_dict, **kwargs)
 
@@ -162,3 +202,19 @@ class DivPruneLlavaNextConfig(DivPruneConfigMixin, LlavaNextConfig):
     def __init__(self, vision_config=None, text_config=None, divprune_config=None, **kwargs):
         super().__init__(vision_config=vision_config, text_config=text_config, **kwargs)
         self._hold(divprune_config, "llava_next")
+
+
+class DivPruneLlavaNextVideoConfig(DivPruneConfigMixin, LlavaNextVideoConfig):
+    """Config of LLaVA-NeXT-Video with pruned visual tokens.
+
+    Modifications:
+    - `divprune_config` (`DivPruneConfig` or `dict`, *optional*): the budget of an image, as in LLaVA-1.6, and that of a
+      video, which holds for all its frames together.
+    """
+
+    model_type = "divprune_llava_next_video"
+    takes_videos = True
+
+    def __init__(self, vision_config=None, text_config=None, divprune_config=None, **kwargs):
+        super().__init__(vision_config=vision_config, text_config=text_config, **kwargs)
+        self._hold(divprune_config, "llava_next_video")

@@ -21,31 +21,33 @@ ORDERS = ("raster", "selection")
 NOISE = 2.0**-20
 
 
-def check_budget(retention_ratio: float | None = None, num_tokens: int | None = None) -> None:
+def check_budget(retention_ratio: float | None = None, num_tokens: int | None = None, prefix: str = "") -> None:
     """Raise a `ValueError` unless at most one budget is given and it is a possible one.
 
     Args:
         retention_ratio: share of the visual tokens to keep, a real number in (0, 1].
         num_tokens: number of visual tokens to keep, an integer of at least 1.
+        prefix: what the names of the two begin with in an error, such as "video_".
     """
     if retention_ratio is not None and num_tokens is not None:
         raise ValueError(
-            f"Got both retention_ratio={retention_ratio!r} and num_tokens={num_tokens!r}, expected one budget: "
-            "pass either the share of visual tokens to keep or their number."
+            f"Got both {prefix}retention_ratio={retention_ratio!r} and {prefix}num_tokens={num_tokens!r}, expected one "
+            "budget: pass either the share of visual tokens to keep or their number."
         )
     if retention_ratio is not None:
         is_number = isinstance(retention_ratio, Real) and not isinstance(retention_ratio, bool)
         # `not (0 < NaN <= 1)` is true: NaN is refused without a case of its own.
         if not is_number or not 0 < retention_ratio <= 1:
             raise ValueError(
-                f"Got retention_ratio={retention_ratio!r}, expected a number above 0 and at most 1: "
+                f"Got {prefix}retention_ratio={retention_ratio!r}, expected a number above 0 and at most 1: "
                 "0.098 keeps about a tenth of the visual tokens, 1.0 keeps all of them."
             )
     if num_tokens is not None:
         is_integer = isinstance(num_tokens, Integral) and not isinstance(num_tokens, bool)
         if not is_integer or num_tokens < 1:
             raise ValueError(
-                f"Got num_tokens={num_tokens!r}, expected an integer of at least 1: how many visual tokens to keep."
+                f"Got {prefix}num_tokens={num_tokens!r}, expected an integer of at least 1: "
+                "how many visual tokens to keep."
             )
 
 

@@ -5,8 +5,9 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
 
 from .configuration_divprune import DivPruneLlavaConfig
+from .generation_divprune import DivPruneHeadMixin
 from .max_min_diversity import select_diverse_tokens  # noqa: F401  (transformers 4.57 ships direct imports only)
-from .pruning_divprune import DivPruneHeadMixin, DivPruneModelMixin, extends, read_base_checkpoints
+from .pruning_divprune import IMAGE, DivPruneModelMixin, extends, read_base_checkpoints
 
 
 class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
@@ -27,7 +28,7 @@ class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
 
     @extends(LlavaModel.get_image_features, "num_image_tokens_kept")
     def get_image_features(self, **kwargs):
-        return self._get_kept_image_features(super().get_image_features, **kwargs)
+        return self._get_kept_features(IMAGE, super().get_image_features, **kwargs)
 
     @extends(LlavaModel.get_image_features, "num_image_tokens_kept")
     def select_image_tokens(self, **kwargs):
@@ -42,11 +43,11 @@ class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
             A list with one `torch.LongTensor` of shape `(K,)` per image: indices into its M visual tokens, ascending
             or in the order of picking, as `config.divprune_config.order` says.
         """
-        return self._select_image_tokens(super().get_image_features, **kwargs)
+        return self._select_tokens(IMAGE, super().get_image_features, **kwargs)
 
     @extends(LlavaModel.forward, "num_image_tokens_kept")
     def forward(self, **kwargs):
-        return self._forward_with_kept_images(super().forward, **kwargs)
+        return self._forward_with_kept_features(super().forward, **kwargs)
 
 
 class DivPruneLlavaForConditionalGeneration(DivPruneHeadMixin, LlavaForConditionalGeneration):
@@ -56,7 +57,8 @@ class DivPruneLlavaForConditionalGeneration(DivPruneHeadMixin, LlavaForCondition
     - the inner model is `DivPruneLlavaModel`;
     - `forward` and `generate` take `num_image_tokens_kept`;
     - `select_image_tokens` is new;
-    - beams and several answers per prompt repeat the images of a row together.
+    - beams and several answers per prompt repeat the images of a row together;
+    - `<image>` in a prompt without pixels is refused by `generate`.
     """
 
     config_class = DivPruneLlavaConfig

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Budget -> placeholders: the processor writes as many placeholders per image as the model keeps tokens."""
+"""Budget -> placeholders: the processor writes as many placeholders per image or video as the model keeps tokens."""
 
 from typing import Any
 
@@ -7,8 +7,9 @@ from PIL.Image import Image
 from transformers import BatchFeature, LlavaNextProcessor, LlavaProcessor
 from transformers.image_utils import ChannelDimension, get_image_size, make_flat_list_of_images, to_numpy_array
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
+from transformers.video_utils import make_batched_videos
 
-from .configuration_divprune import HAS_IMAGE_HOOK, DivPruneConfig
+from .configuration_divprune import BUDGET, HAS_IMAGE_HOOK, VIDEO_BUDGET, DivPruneConfig
 from .max_min_diversity import keep_count
 
 
@@ -33,6 +34,7 @@ class DivPruneProcessorMixin:
     """
 
     valid_processor_kwargs = DivPruneProcessorKwargs
+    takes_videos = False
 
     # Spelt out: transformers reads the names of this signature to load and to save a processor.
     def __init__(
@@ -57,14 +59,17 @@ class DivPruneProcessorMixin:
             num_additional_image_tokens=num_additional_image_tokens,
             **kwargs,
         )
+        self._hold(divprune_config)
+
+    def _hold(self, divprune_config):
         # transformers 4.57 drops config objects when it saves a processor: the stored form is a dict.
-        self.divprune_config = DivPruneConfig.merged(divprune_config).to_block()
+        self.divprune_config = DivPruneConfig.merged(divprune_config, takes_videos=self.takes_videos).to_block()
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):
         if "divprune_config" in kwargs:
-            merged = DivPruneConfig.merged(processor_dict.get("divprune_config"), kwargs["divprune_config"])
-            kwargs["divprune_config"] = merged.to_block()
+            blocks = processor_dict.get("divprune_config"), kwargs["divprune_config"]
+            kwargs["divprune_config"] = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos).to_block()
         return super().from_args_and_dict(args, processor_dict, **kwargs)
 
     def image_tokens_kept(self, num_image_tokens, retention_ratio=None, num_tokens=None):
@@ -78,7 +83,7 @@ class DivPruneProcessorMixin:
             `list[int]`, one count per image.
         """
         override = {"retention_ratio": retention_ratio, "num_tokens": num_tokens}
-        budget = DivPruneConfig.merged(self.divprune_config, override).budget
+        budget = DivPruneConfig.merged(self.divprune_config, override, takes_videos=self.takes_videos).budget
         return [keep_count(available, **budget) for available in num_image_tokens]
 
     def _get_num_multimodal_tokens(self, image_sizes=None, retention_ratio=None, num_tokens=None, **kwargs):
@@ -92,49 +97,59 @@ class DivPruneProcessorMixin:
     def model_input_names(self):
         return [*super().model_input_names, "num_image_tokens_kept"]
 
-    def _check_placeholders(self, texts, num_images):
-        num_placeholders = sum(text.count(self.image_token) for text in texts)
-        if num_placeholders != num_images:
-            raise ValueError(
-                f"Got {num_images} images for {num_placeholders} {self.image_token} in the text, expected as many: "
-                f"write one {self.image_token} for each image."
-            )
+    def _check_inputs(self, images, text, videos):
+        """Raise unless the text has a placeholder for each image and video."""
+        if videos is not None and not self.takes_videos:
+            raise ValueError(f"Got videos for {type(self).__name__}, which takes images only.")
+        texts = [text] if isinstance(text, str) else text or []
+        given = {"image": [] if images is None else make_flat_list_of_images(images)}
+        if self.takes_videos:
+            given["video"] = [] if videos is None else make_batched_videos(videos)
+        for name, inputs in given.items() if texts else ():
+            token = getattr(self, f"{name}_token")
+            num_placeholders = sum(text.count(token) for text in texts)
+            if num_placeholders != len(inputs):
+                raise ValueError(
+                    f"Got {len(inputs)} {name}s for {num_placeholders} {token} in the text, expected as many: "
+                    f"write one {token} for each {name}."
+                )
+
+    def _process_images(self, images, retention_ratio=None, num_tokens=None, **kwargs):
+        """What the model needs of the images, and each one's placeholders. A hook of transformers 5."""
+        image_inputs = self.image_processor(images, **kwargs)
+        kept = self.image_tokens_kept(self.count_image_tokens(image_inputs), retention_ratio, num_tokens)
+        image_inputs["num_image_tokens_kept"] = kept
+        return image_inputs, [self.image_token * count for count in kept]
 
     if HAS_IMAGE_HOOK:
 
-        def validate_inputs(self, images=None, text=None, **kwargs):
-            super().validate_inputs(images=images, text=text, **kwargs)
-            if text is not None:  # transformers 5.10 does not count
-                texts = [text] if isinstance(text, str) else text
-                self._check_placeholders(texts, 0 if images is None else len(make_flat_list_of_images(images)))
-
-        def _process_images(self, images, retention_ratio=None, num_tokens=None, **kwargs):
-            image_inputs, replacements = super()._process_images(images, **kwargs)
-            available = [replacement.count(self.image_token) for replacement in replacements]
-            kept = self.image_tokens_kept(available, retention_ratio, num_tokens)
-            image_inputs["num_image_tokens_kept"] = kept
-            return image_inputs, [self.image_token * count for count in kept]
+        def validate_inputs(self, images=None, text=None, videos=None, **kwargs):
+            super().validate_inputs(images=images, text=text, videos=videos, **kwargs)
+            self._check_inputs(images, text, videos)  # transformers 5.10 does not count
 
     else:
 
         def __call__(self, images=None, text=None, audio=None, videos=None, **kwargs):
-            if images is None and text is None:
-                raise ValueError("Got neither images nor text, expected at least one of them.")
+            if images is None and text is None and videos is None:
+                raise ValueError("Got no images, no videos and no text, expected at least one of them.")
             texts = [text] if isinstance(text, str) else list(text or [])
-            # Taken out before the merge, which forgets an image setting given by itself when `images_kwargs` is given.
-            flat = {name: kwargs.pop(name) for name in ("retention_ratio", "num_tokens") if name in kwargs}
+            # Taken out before the merge, which forgets a setting given by itself when e.g. `images_kwargs` is given.
+            flat = {name: kwargs.pop(name) for name in (*BUDGET, *VIDEO_BUDGET) if name in kwargs}
             kwargs = self._merge_kwargs(
-                DivPruneProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+                self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
             )
-            text_kwargs, images_kwargs = kwargs["text_kwargs"], kwargs["images_kwargs"]
+            text_kwargs, images_kwargs, videos_kwargs = (
+                kwargs[f"{kind}_kwargs"] for kind in ("text", "images", "videos")
+            )
             return_tensors = text_kwargs.pop("return_tensors", None)
             with_token_types = text_kwargs.pop("return_mm_token_type_ids", False)
-            budget = {name: images_kwargs.pop(name, None) for name in ("retention_ratio", "num_tokens")}
             for name, value in flat.items():
-                if budget[name] is not None:
-                    raise ValueError(f"Got {name} by itself and in images_kwargs, expected it once.")
-                budget[name] = value
-            image_inputs, kept = {}, []
+                target = images_kwargs if name in BUDGET else videos_kwargs
+                if target.get(name) is not None:
+                    raise ValueError(f"Got {name} by itself and in images_kwargs or videos_kwargs, expected it once.")
+                target[name] = value
+            self._check_inputs(images, texts, videos)
+            data, replacements = {}, {}
             if images is not None:
                 images = self.image_processor.fetch_images(images)
                 if all(isinstance(image, Image) for image in make_flat_list_of_images(images)):
@@ -142,30 +157,33 @@ class DivPruneProcessorMixin:
                     images_kwargs.setdefault("input_data_format", ChannelDimension.LAST)
                     if getattr(self.image_processor, "do_convert_rgb", None) is None:
                         images_kwargs.setdefault("do_convert_rgb", True)
-                image_inputs = self.image_processor(images, **images_kwargs)
-                kept = self.image_tokens_kept(self.count_image_tokens(image_inputs), **budget)
-                image_inputs["num_image_tokens_kept"] = kept
-            data = dict(image_inputs)
+                image_inputs, replacements[self.image_token] = self._process_images(images, **images_kwargs)
+                data.update(image_inputs)
+            if videos is not None:
+                video_inputs, replacements[self.video_token] = self._process_videos(videos, **videos_kwargs)
+                data.update(video_inputs)
             if texts:
-                texts = self._expand(texts, kept)
+                for token, replacement in replacements.items():
+                    texts = replace_in_order(texts, token, replacement)
                 text_inputs = self.tokenizer(texts, **text_kwargs, return_tensors=None)
-                self._check_special_mm_tokens(texts, text_inputs, modalities=["image"])
+                self._check_special_mm_tokens(texts, text_inputs, modalities=["image", *["video"] * self.takes_videos])
                 if with_token_types:
+                    types = {self.image_token_id: 1, getattr(self, "video_token_id", None): 2}
                     text_inputs["mm_token_type_ids"] = [
-                        [int(token == self.image_token_id) for token in row] for row in text_inputs["input_ids"]
+                        [types.get(token, 0) for token in row] for row in text_inputs["input_ids"]
                     ]
                 data = {**text_inputs, **data}
             return BatchFeature(data=data, tensor_type=return_tensors)
 
-        def _expand(self, texts, kept):
-            """Write each image's placeholder as often as it keeps tokens, in order over the batch."""
-            self._check_placeholders(texts, len(kept))
-            remaining = iter(kept)
-            expanded = []
-            for text in texts:
-                first, *rest = text.split(self.image_token)
-                expanded.append(first + "".join(self.image_token * next(remaining) + part for part in rest))
-            return expanded
+
+def replace_in_order(texts, token, replacements):
+    """The texts with the first `token` of all replaced by the first replacement, and so on."""
+    remaining = iter(replacements)
+    replaced = []
+    for text in texts:
+        first, *rest = text.split(token)
+        replaced.append(first + "".join(next(remaining) + part for part in rest))
+    return replaced
 
 
 class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
@@ -192,12 +210,8 @@ class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
         return [(height // self.patch_size) * (width // self.patch_size) + extra for height, width in sizes]
 
 
-class DivPruneLlavaNextProcessor(DivPruneProcessorMixin, LlavaNextProcessor):
-    """Processor of LLaVA-1.6 (LLaVA-NeXT) with pruned visual tokens.
-
-    Modifications: those of `DivPruneLlavaProcessor`. An image's visual tokens, of which its share is kept, are those of
-    its base view and of its crops without padding, and a newline token for each row of the crops.
-    """
+class DivPruneLlavaNextProcessorMixin(DivPruneProcessorMixin):
+    """What the processors of LLaVA-NeXT and LLaVA-NeXT-Video share: pictures of any resolution."""
 
     def count_image_tokens(self, image_inputs):
         """How many visual tokens (M) the model has for each image before pruning.
@@ -215,9 +229,14 @@ class DivPruneLlavaNextProcessor(DivPruneProcessorMixin, LlavaNextProcessor):
             for image_height, image_width in image_inputs["image_sizes"]
         ]
 
-    if HAS_IMAGE_HOOK and "replace_image_token" not in vars(LlavaNextProcessor):
+
+class DivPruneLlavaNextProcessor(DivPruneLlavaNextProcessorMixin, LlavaNextProcessor):
+    """Processor of LLaVA-1.6 (LLaVA-NeXT) with pruned visual tokens.
+
+    Modifications: those of `DivPruneLlavaProcessor`. An image's visual tokens, of which its share is kept, are those of
+    its base view and of its crops without padding, and a newline token for each row of the crops.
+    """
+
+    if HAS_IMAGE_HOOK:
         # The first transformers with the hook do not use it for this family yet.
         __call__ = ProcessorMixin.__call__
-
-        def replace_image_token(self, image_inputs, image_idx, **kwargs):
-            return self.image_token * self.count_image_tokens(image_inputs)[image_idx]

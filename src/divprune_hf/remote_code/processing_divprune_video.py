@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Budget -> placeholders, for videos."""
+
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from transformers import LlavaNextVideoProcessor
+from transformers.processing_utils import VideosKwargs
+from transformers.video_utils import make_batched_videos
+
+from .configuration_divprune import DivPruneConfig
+from .max_min_diversity import keep_count
+from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
+
+
+POOLING_STRIDE = 2  # the model pools 2 x 2 patches of a frame into one visual token
+
+
+class DivPruneVideosKwargs(VideosKwargs, total=False):
+    """The budget of one call, typed as `DivPruneImagesKwargs` is."""
+
+    video_retention_ratio: Any
+    video_num_tokens: Any
+
+
+class DivPruneVideoProcessorKwargs(DivPruneProcessorKwargs, total=False):
+    videos_kwargs: DivPruneVideosKwargs
+    _defaults = DivPruneProcessorKwargs._defaults  # not inherited
+
+
+class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNextVideoProcessor):
+    """Processor of LLaVA-NeXT-Video with pruned visual tokens.
+
+    Modifications: for images those of `DivPruneLlavaNextProcessor`; for videos
+    - `video_retention_ratio=` and `video_num_tokens=` in a call set the budget of that call, for all frames together;
+    - one placeholder per kept token, and `num_video_tokens_kept` (int64, `(num_videos,)`) in the output;
+    - `_get_num_multimodal_tokens` counts videos too.
+    """
+
+    valid_processor_kwargs = DivPruneVideoProcessorKwargs
+    takes_videos = True
+
+    # Spelt out: transformers reads the names of this signature to load and to save a processor.
+    def __init__(
+        self,
+        video_processor=None,
+        image_processor=None,
+        tokenizer=None,
+        chat_template=None,
+        patch_size=None,
+        vision_feature_select_strategy=None,
+        video_token="<video>",
+        image_token="<image>",
+        num_additional_image_tokens=0,
+        divprune_config=None,
+        **kwargs,
+    ):
+        LlavaNextVideoProcessor.__init__(
+            self,
+            video_processor,
+            image_processor,
+            tokenizer,
+            chat_template=chat_template,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            video_token=video_token,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+            **kwargs,
+        )
+        self._hold(divprune_config)
+
+    @property
+    def model_input_names(self):
+        return [*super().model_input_names, "num_video_tokens_kept"]
+
+    def video_tokens_kept(self, num_video_tokens, video_retention_ratio=None, video_num_tokens=None):
+        """How many of each video's visual tokens are kept, as `image_tokens_kept` for images."""
+        override = {"video_retention_ratio": video_retention_ratio, "video_num_tokens": video_num_tokens}
+        budget = DivPruneConfig.merged(self.divprune_config, override, takes_videos=True).video_budget
+        return [keep_count(available, **budget) for available in num_video_tokens]
+
+    def count_video_tokens(self, video_inputs):
+        """How many visual tokens (M) the model has for each video before pruning.
+
+        Args:
+            video_inputs: what the video processor returns; `pixel_values_videos` is read.
+
+        Returns:
+            `list[int]`, one count per video.
+        """
+        counts = []
+        for video in video_inputs["pixel_values_videos"]:
+            num_frames, _, height, width = video.shape
+            rows, columns = (length // self.patch_size // POOLING_STRIDE for length in (height, width))
+            counts.append(num_frames * rows * columns)
+        return counts
+
+    def _process_videos(self, videos, video_retention_ratio=None, video_num_tokens=None, **kwargs):
+        """What the model needs of the videos, and each one's placeholders. A hook of transformers 5."""
+        video_inputs = self.video_processor(videos, **{**kwargs, "return_tensors": None})
+        pixels = video_inputs["pixel_values_videos"]
+        frames = [len(video) for video in pixels]
+        if len(set(frames)) > 1:
+            raise ValueError(
+                f"Got videos of {frames} frames in one call, expected the same number of each: "
+                "sample as many frames from every video, or call once per video."
+            )
+        video_inputs["pixel_values_videos"] = torch.stack(list(pixels))
+        kept = self.video_tokens_kept(self.count_video_tokens(video_inputs), video_retention_ratio, video_num_tokens)
+        video_inputs["num_video_tokens_kept"] = kept
+        return video_inputs, [self.video_token * count for count in kept]
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes=None, video_sizes=None, video_retention_ratio=None, video_num_tokens=None, **kwargs
+    ):
+        """As the parent's, with the kept counts of images and of videos.
+
+        Args:
+            image_sizes (`list` of (height, width), *optional*).
+            video_sizes (`list` of (num_frames, height, width), *optional*).
+            video_retention_ratio, video_num_tokens: the budget of videos; without one, the stored budget holds.
+        """
+        data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
+        if video_sizes is not None:
+            available = []
+            for num_frames, height, width in video_sizes:
+                # What the video processor makes of one frame tells its size.
+                frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+                video_inputs = self.video_processor([frame], do_sample_frames=False, return_tensors="pt")
+                available.append(num_frames * self.count_video_tokens(video_inputs)[0])
+            data.num_video_tokens = self.video_tokens_kept(available, video_retention_ratio, video_num_tokens)
+        return data
+
+    def _check_inputs(self, images, text, videos):
+        if videos is not None:
+            check_videos(videos)
+        super()._check_inputs(images, text, videos)
+
+
+def check_videos(videos):
+    """Raise on what transformers would take for a video of one frame, leave out, or fail on without a clear word."""
+    is_list = isinstance(videos, (list, tuple))
+    pictures = [is_picture(video) for video in (videos if is_list else [videos])]
+    if any(pictures) and not (is_list and all(pictures)):
+        raise ValueError(
+            "Got a picture where a video belongs, expected a list of frames, or an array of shape (frames, height, "
+            "width, channels): pass [picture] for a video of one frame, and pictures by images=."
+        )
+    if not pictures or any(0 in video.shape for video in make_batched_videos(videos) if hasattr(video, "shape")):
+        raise ValueError("Got a video without frames, expected at least one.")
+
+
+def is_picture(candidate):
+    return isinstance(candidate, Image) or getattr(candidate, "ndim", None) in (2, 3)

@@ -1,0 +1,81 @@
+"""Reading the frames of a video, and drawing which of their patches a model keeps."""
+
+import mimetypes
+from importlib.util import find_spec
+from urllib.parse import urlparse
+
+import numpy as np
+from PIL import Image
+from transformers.video_utils import load_video
+
+from divprune_hf.pictures import contact_sheet, draw_kept, model_view
+
+
+DEFAULT_NUM_FRAMES = 8  # the paper's setting
+
+
+def is_video(source: str) -> bool:
+    """Whether a path or URL has the ending of a video file."""
+    kind, _ = mimetypes.guess_type(urlparse(str(source)).path)
+    return (kind or "").startswith("video/")
+
+
+def read_video(source: str, num_frames: int = DEFAULT_NUM_FRAMES) -> np.ndarray:
+    """Frames of the video at a path or URL, spread evenly over its length.
+
+    Args:
+        source (`str`): a video file or its URL.
+        num_frames (`int`): how many frames to take; a video that has fewer gives all it has.
+
+    Returns:
+        `np.ndarray` of shape `(num_frames, height, width, 3)`, `uint8`, RGB.
+
+    Raises:
+        ValueError: not a video that can be read, an impossible number of frames, or PyAV is missing.
+    """
+    if num_frames < 1:
+        raise ValueError(f"Got num_frames={num_frames}, expected at least 1.")
+    if find_spec("av") is None:
+        raise ValueError("Reading a video needs PyAV: pip install 'divprune-hf[video]'.")
+    import av
+
+    def evenly_spaced(metadata, **kwargs):
+        total = metadata.total_num_frames or count_frames(source)
+        return np.unique(np.linspace(0, total, num_frames, endpoint=False).astype(int))
+
+    try:
+        with av.open(str(source)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{source} has no pictures in it, only sound.")
+        frames, _ = load_video(str(source), backend="pyav", sample_indices_fn=evenly_spaced)  # type: ignore[arg-type]
+    except (av.FFmpegError, OSError, IndexError, TypeError) as error:
+        detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(f"{source} is not a video that can be read ({detail}).") from None
+    return frames
+
+
+def count_frames(source: str) -> int:
+    """How many frames a video has whose header does not say so, as those of Matroska files do not."""
+    import av
+
+    with av.open(str(source)) as container:
+        return sum(packet.size > 0 for packet in container.demux(video=0))
+
+
+def draw_frames(inputs, processor, kept: list[int]) -> Image.Image:
+    """Draw the frames that a model sees of one video on one sheet, with the patches that it keeps.
+
+    Args:
+        inputs: what `processor` made of the video, as tensors.
+        processor: the processor of a pruned model.
+        kept (`list[int]`): indices of the kept visual tokens.
+    """
+    frames = inputs["pixel_values_videos"][0]
+    num_available = processor.count_video_tokens(inputs)[0]
+    tokens_per_frame = num_available // len(frames)
+    side = round(tokens_per_frame**0.5)  # the tower's input is square
+    drawn = []
+    for i, frame in enumerate(frames):
+        patches = [token % tokens_per_frame for token in kept if token // tokens_per_frame == i]
+        drawn.append(draw_kept(model_view(frame, processor.video_processor), patches, side, side))
+    return contact_sheet(drawn)
