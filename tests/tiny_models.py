@@ -37,7 +37,7 @@ VIDEO_TOKEN_ID = 5
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | upper }} : "
     "{% for part in message['content'] %}"
-    "{% if part['type'] in ('image', 'video') %}<{{ part['type'] }}> {% else %}{{ part['text'] }} {% endif %}{% endfor %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }} {% else %}<{{ part['type'] }}> {% endif %}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
 

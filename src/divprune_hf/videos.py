@@ -1,7 +1,6 @@
 """Reading the frames of a video, and drawing which of their patches a model keeps."""
 
 import mimetypes
-from importlib.util import find_spec
 from urllib.parse import urlparse
 
 import numpy as np
@@ -35,9 +34,10 @@ def read_video(source: str, num_frames: int = DEFAULT_NUM_FRAMES) -> np.ndarray:
     """
     if num_frames < 1:
         raise ValueError(f"Got num_frames={num_frames}, expected at least 1.")
-    if find_spec("av") is None:
-        raise ValueError("Reading a video needs PyAV: pip install 'divprune-hf[video]'.")
-    import av
+    try:
+        import av
+    except ImportError:
+        raise ValueError("Reading a video needs PyAV: pip install 'divprune-hf[video]'.") from None
 
     def evenly_spaced(metadata, **kwargs):
         total = metadata.total_num_frames or count_frames(source)

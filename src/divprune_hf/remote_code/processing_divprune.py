@@ -101,7 +101,7 @@ class DivPruneProcessorMixin:
         """Raise unless the text has a placeholder for each image and video."""
         if videos is not None and not self.takes_videos:
             raise ValueError(f"Got videos for {type(self).__name__}, which takes images only.")
-        texts = [text] if isinstance(text, str) else text or []
+        texts = [text] if isinstance(text, str) else [part for part in text or [] if isinstance(part, str)]
         given = {"image": [] if images is None else make_flat_list_of_images(images)}
         if self.takes_videos:
             given["video"] = [] if videos is None else make_batched_videos(videos)
@@ -124,8 +124,9 @@ class DivPruneProcessorMixin:
     if HAS_IMAGE_HOOK:
 
         def validate_inputs(self, images=None, text=None, videos=None, **kwargs):
+            # First, for its words; and transformers 5.10 does not count.
+            self._check_inputs(images, text, videos)
             super().validate_inputs(images=images, text=text, videos=videos, **kwargs)
-            self._check_inputs(images, text, videos)  # transformers 5.10 does not count
 
     else:
 

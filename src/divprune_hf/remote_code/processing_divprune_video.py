@@ -41,6 +41,11 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
     valid_processor_kwargs = DivPruneVideoProcessorKwargs
     takes_videos = True
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        check_torchvision()
+        return super().from_pretrained(*args, **kwargs)
+
     # Spelt out: transformers reads the names of this signature to load and to save a processor.
     def __init__(
         self,
@@ -137,6 +142,18 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
         if videos is not None:
             check_videos(videos)
         super()._check_inputs(images, text, videos)
+
+
+def check_torchvision():
+    """Say what to install where transformers could not make a video processor."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:
+        # RuntimeError ("operator torchvision::nms does not exist"): a wheel that was built for another torch.
+        raise ImportError(
+            f"LLaVA-NeXT-Video needs a torchvision that fits torch ({error}). Install both together: "
+            "pip install -U torch torchvision"
+        ) from error
 
 
 def check_videos(videos):
