@@ -14,11 +14,16 @@ from divprune_hf.package_data import pocket_llava
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SETUP = ("python -m pip install . && divprune-hf demo", "python -m pip install -e '.[test]' && python -m pytest")
+SETUP = (
+    "python -m pip install . && divprune-hf demo",
+    "python -m pip install -e '.[test]' && python -m pytest",
+    "python -m pip install -U torch torchvision av",
+)
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, about_videos=False):
+    found = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return [block for block in found if ("clip.mp4" in block) == about_videos]
 
 
 @pytest.fixture
@@ -41,14 +46,40 @@ def test_python_blocks_run_as_remote_code_or_with_the_package(folder_with_stand_
         assert re.search(r"ASSISTANT ?: (yes|no)", output, flags=re.IGNORECASE), output
 
 
-def test_console_commands_run(folder_with_stand_ins):
-    commands = [line for block in blocks("console") for line in block.splitlines() if line not in SETUP]
+@pytest.fixture
+def folder_with_video_stand_ins(tmp_path, monkeypatch, video_files, make_checkpoint):
+    """The same for videos: a tiny LLaVA-NeXT-Video and a real file."""
+    checkpoint = make_checkpoint(family="llava_next_video")
+    monkeypatch.chdir(tmp_path)
+    for name, folder in (("llava-hf/LLaVA-NeXT-Video-7B-hf", "base"), ("org/llava-next-video-7b-divprune", "variant")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).symlink_to(getattr(checkpoint, folder))
+    (tmp_path / "clip.mp4").symlink_to(video_files[0])
+    return tmp_path
+
+
+def run_console(about_videos=False):
+    commands = [line for block in blocks("console", about_videos) for line in block.splitlines() if line not in SETUP]
     assert len(commands) == 2
     for command in commands:
         name, *arguments = shlex.split(command)
         assert name == "divprune-hf"
         assert main(arguments) == 0
+
+
+def test_console_commands_run(folder_with_stand_ins):
+    run_console()
     assert Image.open("kept.png").size == (224, 224)
+
+
+def test_console_commands_about_videos_run(folder_with_video_stand_ins):
+    run_console(about_videos=True)
+    assert Image.open("kept.png").width > 4 * 24
+
+
+@pytest.mark.parametrize("code", blocks("python", about_videos=True), ids=["load_video"])
+def test_python_blocks_about_videos_run_as_remote_code(folder_with_video_stand_ins, run_isolated, code):
+    assert run_isolated(f"import os\nos.chdir({str(folder_with_video_stand_ins)!r})\n{code}").strip()
 
 
 def test_the_set_up_commands_are_those_that_ci_runs():
@@ -56,6 +87,7 @@ def test_the_set_up_commands_are_those_that_ci_runs():
     for command in SETUP:
         assert command in README
     assert "python -m pip install -e '.[test]' -q && python -m pytest" in ci and "divprune-hf demo" in ci
+    assert "environment torch -q -U torch torchvision av" in ci
 
 
 def test_every_file_that_the_readme_names_exists():
