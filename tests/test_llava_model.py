@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_max_min_diversity import is_greedy
-from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS
+from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS, VIDEO_TOKEN_ID
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, StaticCache
 
@@ -36,6 +36,8 @@ def fed_with(stock, inputs, kept_features):
 
 
 def greedy(model, inputs, **kwargs):
+    # A random model may well say `<image>`, which without a cache would then ask for one more.
+    kwargs.setdefault("suppress_tokens", [IMAGE_TOKEN_ID, VIDEO_TOKEN_ID])
     tokens = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False, **kwargs)
     return tokens[:, inputs["input_ids"].shape[1] :].tolist()
 

@@ -215,3 +215,13 @@ def test_both_key_layouts_load_whole(make_checkpoint, video_files, layout, langu
     weights = ours.float().state_dict()
     assert weights.keys() == stock.keys()
     assert all(torch.equal(weights[name], stock[name]) for name in stock)
+
+
+@pytest.mark.parametrize(
+    ("tower", "language"), [("siglip", "mistral"), ("clip", "qwen2")], ids=["siglip-mistral", "clip-qwen2"]
+)
+def test_other_towers_and_language_models_answer(make_checkpoint, clips, tower, language):
+    model, processor = load(make_checkpoint(family="llava_next_video", tower=tower, language=language))
+    inputs = processor(videos=clips, text=[PROMPT] * 3, padding=True, return_tensors="pt")
+    assert processor.count_video_tokens(inputs) == [NUM_VIDEO_TOKENS] * 3
+    assert len(greedy(model, inputs)) == 3

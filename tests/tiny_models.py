@@ -103,8 +103,9 @@ def tiny_tokenizer(family="llava"):
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    # transformers 4.57 lets LLaVA-NeXT-Video have no other.
-    tokenizer_class = LlamaTokenizerFast if family == "llava_next_video" else PreTrainedTokenizerFast
+    # transformers 4.57 lets some processors have no other; 5 would make it read bytes instead of words.
+    names = getattr(FAMILY_CLASSES[family][2], "tokenizer_class", None) or ()
+    tokenizer_class = LlamaTokenizerFast if "LlamaTokenizerFast" in names else PreTrainedTokenizerFast
     return tokenizer_class(
         tokenizer_object=tokenizer,
         bos_token="<s>",

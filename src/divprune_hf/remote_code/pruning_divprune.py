@@ -94,9 +94,13 @@ def check_fit(num_placeholders, num_features, modality=IMAGE):
         )
 
 
-def check_image_sizes(config, pixel_values, image_sizes=None, **kwargs):
-    """Raise unless LLaVA-NeXT was told the height and width of each picture, and has all views that they ask for."""
-    sizes = [] if image_sizes is None else [size.tolist() if hasattr(size, "tolist") else size for size in image_sizes]
+def checked_image_sizes(config, pixel_values, image_sizes=None):
+    """The height and width of each picture, as lists: LLaVA-NeXT reads them on the host, and never waits for these.
+
+    Raises a `ValueError` unless there is one pair per picture, and all the views that they ask for.
+    """
+    sizes = image_sizes.tolist() if hasattr(image_sizes, "tolist") else list(image_sizes or [])
+    sizes = [size.tolist() if hasattr(size, "tolist") else size for size in sizes]
     if not all(isinstance(size, (list, tuple)) for size in sizes):
         sizes = []
     # A batch of pictures is padded to the views of the largest one; without that dimension all views are in a row.
@@ -107,7 +111,7 @@ def check_image_sizes(config, pixel_values, image_sizes=None, **kwargs):
             for size in sizes
         ]
         if pixel_values.dim() != 5 or max(views) <= pixel_values.shape[1]:
-            return
+            return sizes
     raise ValueError(
         f"Got image_sizes={sizes or image_sizes!r} for pixel_values of shape {tuple(pixel_values.shape)}, expected the "
         "height and width of each picture in pixels. Pass everything that the processor returned to the model."
@@ -138,7 +142,7 @@ class DivPruneModelMixin:
         if HAS_IMAGE_HOOK:  # transformers 5, where a config may turn the output into a tuple; 4.57 returns a list
             kwargs["return_dict"] = True
         if modality is IMAGE and hasattr(self.config, "image_grid_pinpoints"):
-            check_image_sizes(self.config, **kwargs)
+            kwargs["image_sizes"] = checked_image_sizes(self.config, kwargs["pixel_values"], kwargs.get("image_sizes"))
         outputs = get_all_features(**kwargs)
         all_features = feature_list(outputs)
         available = [len(features) for features in all_features]

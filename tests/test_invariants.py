@@ -1,0 +1,156 @@
+"""What holds for LLaVA-1.5 in test_llava_model.py holds for the other families, videos included."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from test_llava_model import greedy, load
+from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from divprune_hf import select_diverse_tokens
+from divprune_hf.remote_code.pruning_divprune import feature_list
+
+
+pytestmark = pytest.mark.modeling
+COUNTS = ("num_image_tokens_kept", "num_video_tokens_kept")
+
+
+@dataclass
+class Case:
+    """A tiny checkpoint of a family, and prompts that use all it takes."""
+
+    checkpoint: object
+    texts: list
+    media: dict
+
+    def inputs(self, processor, **kwargs):
+        return processor(**self.media, text=self.texts, padding=True, return_tensors="pt", **kwargs)
+
+
+@pytest.fixture(scope="module", params=["llava_next", "llava_next_video"])
+def case(request, make_checkpoint, photos):
+    pictures = [photos[0].resize((40, 90)), photos[1]]
+    texts, media = ["w1 <image> w2", "w9 <image> w2 w3"], {"images": pictures}
+    if request.param == "llava_next_video":
+        clips = request.getfixturevalue("clips")
+        texts, media = [f"{text} <video> w7" for text in texts], {"images": pictures, "videos": clips[:2]}
+    return Case(make_checkpoint(family=request.param), texts, media)
+
+
+def configured(model, processor, block):
+    """Give a loaded model and its processor a budget of everything, or of a number for images and videos alike."""
+    if model.config.takes_videos:
+        block = {**block, **{f"video_{name}": value for name, value in block.items()}}
+    model.config.divprune_config = type(model.config.divprune_config)(**block)
+    processor.divprune_config = block
+    return model, processor
+
+
+def all_features(model, inputs, counts=None):
+    """The features that the model's own methods return, of images and then of videos."""
+    counts = counts or {}
+    with torch.no_grad():
+        features = feature_list(model.model.get_image_features(inputs["pixel_values"], inputs["image_sizes"], **counts))
+        if "pixel_values_videos" in inputs:
+            features = features + feature_list(model.model.get_video_features(inputs["pixel_values_videos"]))
+    return features
+
+
+def picks_of(model, inputs):
+    picks = model.select_image_tokens(inputs["pixel_values"], inputs["image_sizes"])
+    return picks + (model.select_video_tokens(inputs["pixel_values_videos"]) if "pixel_values_videos" in inputs else [])
+
+
+def test_features_kept_in_a_batch_are_those_of_each_alone(case):
+    model, processor = load(case.checkpoint)
+    together = picks_of(model, case.inputs(processor))
+    alone = [
+        picks_of(model, processor(text=text, return_tensors="pt", **{k: [v[row]] for k, v in case.media.items()}))
+        for row, text in enumerate(case.texts)
+    ]
+    expected = [picks for kind in zip(*alone) for picks in kind]
+    assert all(torch.equal(one, other) for one, other in zip(together, expected, strict=True))
+
+
+def test_a_static_cache_and_no_cache_answer_alike(case):
+    model, processor = load(case.checkpoint)
+    inputs = case.inputs(processor)
+    answers = greedy(model, inputs)
+    assert greedy(model, inputs, cache_implementation="static") == answers
+    assert greedy(model, inputs, use_cache=False) == answers
+    assert answers[0] != answers[1]
+
+
+def test_several_answers_per_prompt_follow_each_row(case):
+    model, processor = load(case.checkpoint)
+    inputs = case.inputs(processor)
+    one_each = greedy(model, inputs)
+    sampling = {"do_sample": True, "top_k": 1, "suppress_tokens": [IMAGE_TOKEN_ID, VIDEO_TOKEN_ID]}
+    many = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, num_return_sequences=3, **sampling)
+    assert many[:, inputs["input_ids"].shape[1] :].tolist() == [one_each[0]] * 3 + [one_each[1]] * 3
+
+
+def test_training_sees_the_kept_tokens(case):
+    model, processor = load(case.checkpoint)
+    model.train()
+    model.gradient_checkpointing_enable()
+    inputs = case.inputs(processor)
+    placeholders = torch.isin(inputs["input_ids"], torch.tensor([IMAGE_TOKEN_ID, VIDEO_TOKEN_ID]))
+    model(**inputs, labels=inputs["input_ids"].masked_fill(placeholders, -100), use_cache=False).loss.backward()
+    assert model.model.multi_modal_projector.linear_1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("mode", ["bfloat16 weights", "float16 weights", "autocast"])
+def test_selection_is_made_in_float32(case, mode):
+    model, processor = load(case.checkpoint)
+    inputs = case.inputs(processor)
+    dtype = torch.float16 if mode.startswith("float16") else torch.bfloat16
+    if mode != "autocast":
+        model, inputs = model.to(dtype), inputs.to(dtype)
+    with torch.autocast("cpu", dtype=dtype, enabled=mode == "autocast"):
+        features = all_features(*configured(model, processor, {"retention_ratio": 1.0})[:1], inputs)
+        picks = picks_of(configured(model, processor, {"num_tokens": 9})[0], inputs)
+    for tokens, indices in zip(features, picks, strict=True):
+        assert tokens.dtype == dtype
+        assert torch.equal(indices, select_diverse_tokens(tokens.double(), 9))
+
+
+def test_outputs_are_the_stock_models(case):
+    """Kept features in the output, and a tuple where one is asked for, as in the stock model."""
+    model, processor = configured(*load(case.checkpoint), {"num_tokens": 9})
+    inputs = case.inputs(processor)
+    for part in (model, model.model):
+        outputs, plain = part(**inputs), part(**inputs, return_dict=False)
+        assert outputs.image_hidden_states.shape == (18, 32)
+        assert isinstance(plain, tuple) and torch.equal(plain[0], outputs[0])
+        if model.config.takes_videos:
+            assert outputs.video_hidden_states.shape == (18, 32)
+
+
+def test_the_models_config_decides_where_counts_are_missing(case):
+    model, processor = configured(*load(case.checkpoint), {"num_tokens": 5})
+    inputs = case.inputs(processor)
+    without = {name: value for name, value in inputs.items() if name not in COUNTS}
+    stored, _ = load(case.checkpoint)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        assert torch.equal(logits, model(**without).logits)
+        assert torch.equal(logits, stored(**inputs).logits)  # the processor's counts win
+        with pytest.raises(ValueError, match="placeholders"):
+            stored(**without)
+
+
+def test_nothing_is_read_back_between_the_pixels_and_the_kept_features(case):
+    """Fake tensors have no values: once counts and sizes are known, reading anything on the host would raise."""
+    model, processor = load(case.checkpoint)
+    inputs = case.inputs(processor)
+    sizes = inputs["image_sizes"].tolist()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        pixels = mode.from_tensor(inputs["pixel_values"])
+        images = model.model.get_image_features(pixels, sizes, num_image_tokens_kept=[9, 4])
+        assert [tuple(kept.shape) for kept in feature_list(images)] == [(9, 32), (4, 32)]
+        if "pixel_values_videos" in inputs:
+            pixels = mode.from_tensor(inputs["pixel_values_videos"])
+            videos = model.model.get_video_features(pixels, num_video_tokens_kept=[9, 4])
+            assert [tuple(kept.shape) for kept in feature_list(videos)] == [(9, 32), (4, 32)]
