@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 
 def naive_distance(a, b):
     """`1 - cos(a, b)` of two lists of numbers. Zero vectors: 0 of each other, 1 of all others."""
@@ -31,3 +33,25 @@ def naive_max_min(features, num_tokens):
                 best, pick = smallest, i
         picked.append(pick)
     return picked
+
+
+def exact_features(seed, m, d, dtype=torch.float32):
+    """Rows of +-1. With D a power of 4 norms and products are exact in float32, so distances are too."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randint(0, 2, (m, d), generator=generator) * 2 - 1).to(dtype)
+
+
+def is_greedy(features, picks, tolerance):
+    """Whether each pick is, within `tolerance`, as good as the best choice that the picks before it leave."""
+    rows = features.double().tolist()
+    m = len(rows)
+    distances = torch.tensor([[naive_distance(a, b) for b in rows] for a in rows], dtype=torch.float64)
+    nearest = (distances + torch.diag(torch.full((m,), math.inf))).amin(1)
+    if nearest[picks[0]] < nearest.max() - tolerance:
+        return False
+    for step in range(1, len(picks)):
+        smallest = distances[picks[:step]].amin(0)
+        smallest[picks[:step]] = -math.inf
+        if smallest[picks[step]] < smallest.max() - tolerance:
+            return False
+    return True

@@ -4,41 +4,18 @@ import math
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_max_min import naive_distance, naive_max_min
+from naive_max_min import exact_features, is_greedy, naive_max_min
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from divprune_hf import keep_count, select_diverse_tokens
+from divprune_hf import select_diverse_tokens
 
 
 pytestmark = pytest.mark.modeling
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-
-
-def exact_features(seed, m, d, dtype=torch.float32):
-    """Rows of +-1. With D a power of 4 norms and products are exact in float32, so distances are too."""
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randint(0, 2, (m, d), generator=generator) * 2 - 1).to(dtype)
-
-
-def is_greedy(features, picks, tolerance):
-    """Whether each pick is, within `tolerance`, as good as the best choice that the picks before it leave."""
-    rows = features.double().tolist()
-    m = len(rows)
-    distances = torch.tensor([[naive_distance(a, b) for b in rows] for a in rows], dtype=torch.float64)
-    nearest = (distances + torch.diag(torch.full((m,), math.inf))).amin(1)
-    if nearest[picks[0]] < nearest.max() - tolerance:
-        return False
-    for step in range(1, len(picks)):
-        smallest = distances[picks[:step]].amin(0)
-        smallest[picks[:step]] = -math.inf
-        if smallest[picks[step]] < smallest.max() - tolerance:
-            return False
-    return True
 
 
 @settings(max_examples=60, deadline=None)
@@ -183,7 +160,8 @@ def test_autocast_and_matmul_precision_do_not_change_picks():
 def test_distances_leave_float32_wherever_its_products_may_be_rounded(setting, dtype):
     """The settings are the process's, and the two ways to make them must not meet: each gets a process."""
     code = (
-        f"import torch\nfrom divprune_hf.remote_code.max_min_diversity import distance_dtype, select_diverse_tokens\n"
+        "import torch\nfrom divprune_hf import select_diverse_tokens\n"
+        "from divprune_hf.remote_code.cosine_distances import distance_dtype\n"
         f"{setting}\nfeatures = torch.randn(70, 8)\nselect_diverse_tokens(features, 5)\n"
         "torch.compile(select_diverse_tokens, fullgraph=True, backend='aot_eager')(features, 3)\n"
         "print(distance_dtype(features), distance_dtype(features.bfloat16()))"
@@ -231,43 +209,3 @@ def test_selection_compiles_without_graph_breaks(order):
 def test_features_that_cannot_be_compared_are_refused(features, order, message):
     with pytest.raises(ValueError, match=message):
         select_diverse_tokens(features, 2, order)
-
-
-@settings(max_examples=200, deadline=None)
-@given(m=st.integers(1, 5000), ratio=st.floats(0, 1, exclude_min=True))
-def test_keep_count_rounds_as_the_paper_says(m, ratio):
-    assert keep_count(m, retention_ratio=ratio) == min(max(1, round(ratio * m)), m)
-
-
-@pytest.mark.parametrize(
-    ("m", "budget", "expected"),
-    [
-        (576, {"retention_ratio": 0.098}, 56),
-        (5, {"retention_ratio": 0.5}, 2),
-        (7, {"retention_ratio": 0.5}, 4),
-        (576, {"retention_ratio": 1}, 576),
-        (576, {"retention_ratio": np.float32(0.5)}, 288),
-        (36, {"num_tokens": 64}, 36),
-        (576, {"num_tokens": np.int64(64)}, 64),
-    ],
-)
-def test_keep_count_of_known_budgets(m, budget, expected):
-    assert keep_count(m, **budget) == expected
-
-
-@pytest.mark.parametrize("ratio", [0, 0.0, -0.1, 1.01, math.nan, math.inf, "0.5", True, [0.5]], ids=repr)
-def test_an_impossible_ratio_is_refused(ratio):
-    with pytest.raises(ValueError, match="retention_ratio"):
-        keep_count(576, retention_ratio=ratio)
-
-
-@pytest.mark.parametrize("num_tokens", [0, -1, 2.5, "64", True, math.nan], ids=repr)
-def test_an_impossible_number_is_refused(num_tokens):
-    with pytest.raises(ValueError, match="num_tokens"):
-        keep_count(576, num_tokens=num_tokens)
-
-
-@pytest.mark.parametrize("budget", [{}, {"retention_ratio": 0.5, "num_tokens": 3}], ids=["none", "both"])
-def test_one_budget_is_expected(budget):
-    with pytest.raises(ValueError, match=r"retention_ratio.*num_tokens"):
-        keep_count(576, **budget)

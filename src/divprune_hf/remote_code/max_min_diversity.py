@@ -10,15 +10,19 @@ The paper calls this the exact solution of the max-min diversity problem; it is 
 which comes within a factor of two of it. Nothing is trained and nothing is calibrated.
 """
 
-import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 import torch
 
+from .cosine_distances import padded_cosine_distances
+from .max_min_diversity_by_blocks import pick_by_blocks
+
 
 ORDERS = ("raster", "selection")
-# Distances below this are rounding noise of a float32 product, and count as 0.
-NOISE = 2.0**-20
+# Up to this many tokens all distances between them are computed at once: a matrix of 256 MiB in float32 on a CPU, of
+# 1.6 GiB on a GPU, where the matrices of a batch share that space. Above, each pick computes the distances it needs.
+LARGEST_MATRIX = {"cpu": 8192, "cuda": 20480}
 
 
 def check_budget(retention_ratio: float | None = None, num_tokens: int | None = None, prefix: str = "") -> None:
@@ -94,98 +98,86 @@ def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = 
     Returns:
         `torch.LongTensor` of shape `(min(max(num_tokens, 1), M),)`.
     """
-    check_order(order)
-    if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
-        raise ValueError(
-            f"Got features of shape {tuple(features.shape)} and dtype {features.dtype}, "
-            "expected floating point features of shape (tokens, width) with at least one token."
-        )
-    num_available = features.shape[0]
-    num_tokens = min(max(num_tokens, 1), num_available)
-    if order == "raster" and num_tokens == num_available:
-        return torch.arange(num_available, device=features.device)
-
-    distances, nearest, is_finite = cosine_distances(features.detach())
-    # A row that is not finite is worth -1, below every distance; a picked one -inf, below everything.
-    pick = torch.where(is_finite, nearest, -1.0).argmax(dim=0, keepdim=True)
-    smallest = torch.where(is_finite, math.inf, -1.0).to(distances.dtype)
-    picks = [pick]
-    for _ in range(num_tokens - 1):
-        # fmin, not minimum: distances to rows that are not finite may be NaN, and must not count.
-        smallest = torch.fmin(smallest, distances.index_select(0, pick).squeeze(0)).index_fill(0, pick, -math.inf)
-        pick = smallest.argmax(dim=0, keepdim=True)
-        picks.append(pick)
-    in_order_of_picking = torch.cat(picks)
-    return in_order_of_picking.sort().values if order == "raster" else in_order_of_picking
+    return select_diverse_tokens_of_images([features], [num_tokens], order)[0]
 
 
-def cosine_distances(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cosine distances between all rows of `features`.
+def select_diverse_tokens_of_images(
+    features: Sequence[torch.Tensor], num_tokens: Sequence[int], order: str = "raster"
+) -> list[torch.Tensor]:
+    """What `select_diverse_tokens` returns for each image of a batch, on a GPU all of them at once.
 
     Args:
-        features (`torch.Tensor` of shape `(M, D)`).
+        features (sequence of `torch.Tensor` of shape `(M, D)`): each image has its own M; one dtype, one device.
+        num_tokens (sequence of `int`): how many tokens to keep of each image.
+        order (`str`): see `select_diverse_tokens`.
 
     Returns:
-        distances (`torch.Tensor` of shape `(M, M)`, float32 or float64): 0 between duplicates, otherwise at least
-        `NOISE`; meaningless where one of the two rows is not finite.
-        nearest (`torch.Tensor` of shape `(M,)`): each row's distance to its nearest other finite row.
-        is_finite (`torch.BoolTensor` of shape `(M,)`): rows without NaN and Inf.
+        A list of one `torch.LongTensor` of shape `(K,)` per image.
     """
-    dtype = distance_dtype(features)
-    largest = torch.maximum(features.amax(dim=1), -features.amin(dim=1)).to(dtype)
-    is_finite = largest.isfinite()
-    # Scaling each row by a power of two to about 1 is exact, keeps the squares from over- and underflowing, and leaves
-    # products of bf16 and fp16 features exact in float32; dividing by the norm before the product would not.
-    limit = 126 if dtype == torch.float32 else 1022
-    exponent = torch.frexp(largest).exponent.clamp(-limit, limit)
-    scale = torch.ldexp(torch.ones_like(largest), -exponent)
-    scaled = features * scale.unsqueeze(1)
-    # Kernels of small products sum in an order that differs from entry to entry, by more than `NOISE` where D is large.
-    distances = gram_matrix(scaled) if len(features) >= 64 else gram_matrix(scaled.double()).to(dtype)
-    # A zero row gets a direction of its own: at distance 0 of other zero rows, 1 of all others.
-    is_zero = (largest == 0).to(dtype)
-    inverse_norm = (distances.diagonal() + is_zero).sqrt().reciprocal()
-    nearest = []
-    # In place and block by block, so that each block is read once while it is in the cache.
-    rows_per_block = max(1, 2**20 // len(features))
-    for start in range(0, len(features), rows_per_block):
-        rows = slice(start, start + rows_per_block)
-        block = distances[rows].addr_(is_zero[rows], is_zero)
-        block.mul_(-inverse_norm[rows].unsqueeze(1)).mul_(inverse_norm)
-        # 1 - cos of two equal rows is rounding noise: as 0, duplicates tie and the lowest index wins.
-        torch.threshold_(block.add_(1), NOISE, 0)
-        others = block.masked_fill(~is_finite, math.inf)
-        others.diagonal(start).fill_(math.inf)
-        nearest.append(others.amin(dim=1))
-    return distances, torch.cat(nearest), is_finite
+    check_order(order)
+    if len(features) != len(num_tokens):
+        raise ValueError(f"Got {len(num_tokens)} budgets for {len(features)} images, expected one per image.")
+    for image in features:
+        if image.ndim != 2 or 0 in image.shape or not image.is_floating_point():
+            raise ValueError(
+                f"Got features of shape {tuple(image.shape)} and dtype {image.dtype}, "
+                "expected floating point features of shape (tokens, width) with at least one token."
+            )
+    ascending = order == "raster"
+    kept = [min(max(count, 1), len(image)) for image, count in zip(features, num_tokens)]
+    pruned = [i for i, image in enumerate(features) if not ascending or kept[i] < len(image)]
+    picks = iter(pick_tokens([features[i].detach() for i in pruned], [kept[i] for i in pruned], ascending))
+    return [
+        next(picks) if i in pruned else torch.arange(len(image), device=image.device)
+        for i, image in enumerate(features)
+    ]
 
 
-def gram_matrix(features: torch.Tensor) -> torch.Tensor:
-    """`features @ features.T` at three quarters of its cost: the product is symmetric, so one corner is a copy.
+def pick_tokens(features: list[torch.Tensor], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
+    """The picks of each image, by the way that suits the device and the number of tokens."""
+    if not features:
+        return []
+    device, longest = features[0].device.type, max(map(len, features))
+    limit = LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"])
+    # A CPU selects image by image: it gains nothing from padding, and its caches hold one image better than several.
+    if len(features) > 1 and (device != "cuda" or len(features) * longest**2 > limit**2):
+        half = len(features) // 2
+        first = pick_tokens(features[:half], num_tokens[:half], ascending)
+        return first + pick_tokens(features[half:], num_tokens[half:], ascending)
+    if longest > limit:
+        picks = pick_by_blocks(features[0], num_tokens[0]).unsqueeze(0)
+    else:
+        distances, nearest, ceiling = padded_cosine_distances(features)
+        picks = pick_greedily(distances, nearest, ceiling, max(num_tokens))
+    picks_of_images = [row[:count] for row, count in zip(picks, num_tokens)]
+    return [row.sort().values for row in picks_of_images] if ascending else picks_of_images
 
-    With `out=` autocast keeps its hands off: the product has the dtype of `features`.
+
+def pick_greedily(
+    distances: torch.Tensor, nearest: torch.Tensor, ceiling: torch.Tensor, num_tokens: int
+) -> torch.Tensor:
+    """The method itself, for several images at once.
+
+    Args:
+        distances (`torch.Tensor` of shape `(images, M, M)`): between the tokens of each image; -Inf on the diagonal.
+        nearest (`torch.Tensor` of shape `(images, M)`): each token's distance to its nearest other one.
+        ceiling (`torch.Tensor` of shape `(images, M)`): Inf, or less for tokens that must rank behind others.
+        num_tokens (`int`): how many to pick.
+
+    Returns:
+        `torch.LongTensor` of shape `(images, num_tokens)`, in the order of picking.
     """
-    half = len(features) // 2
-    rest = len(features) - half
-    top = torch.mm(features[:half], features.T, out=features.new_empty(half, len(features)))
-    corner = torch.mm(features[half:], features[half:].T, out=features.new_empty(rest, rest))
-    return torch.cat([top, torch.cat([top[:, half:].T, corner], dim=1)])
-
-
-def distance_dtype(features: torch.Tensor) -> torch.dtype:
-    """float32 where a float32 matrix product is one, float64 where settings let it round its inputs (TF32, bf16).
-
-    bfloat16 features survive that rounding unchanged, so they take the fast way.
-    """
-    if features.dtype == torch.float64:
-        return torch.float64
-    return torch.float32 if features.dtype == torch.bfloat16 or float32_products_are_exact() else torch.float64
-
-
-@torch.compiler.assume_constant_result
-def float32_products_are_exact() -> bool:
-    """Whether the process keeps float32 matrix products in float32, however it says so."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    if all(hasattr(backend, "fp32_precision") for backend in backends):
-        return all(backend.fp32_precision in ("none", "ieee") for backend in backends)
-    return torch.get_float32_matmul_precision() == "highest"  # before torch 2.9
+    num_images, num_available = nearest.shape
+    rows = distances.view(-1, num_available)
+    first_row = torch.arange(0, len(rows), num_available, device=rows.device)
+    smallest, row = ceiling.clone(), torch.empty_like(ceiling)
+    # In place: on small images and on GPUs the launching of each step costs more than its arithmetic.
+    picks = torch.empty(num_tokens, num_images, dtype=torch.long, device=rows.device)
+    steps = picks.unbind()
+    torch.argmax(nearest, dim=1, out=steps[0])
+    for step in range(1, num_tokens):
+        last = steps[step - 1]
+        torch.index_select(rows, 0, last + first_row if num_images > 1 else last, out=row)
+        torch.minimum(smallest, row, out=smallest)
+        torch.argmax(smallest, dim=1, out=steps[step])
+    return picks.T

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Max-min diversity of more tokens than a matrix of all their distances has room for: long videos.
+
+The first pick needs every distance once: they are computed block by block, and only each token's nearest is kept. Every
+later pick needs the distances to one token: one row at a time, over a running minimum. Beyond its input this holds a
+few blocks and vectors.
+"""
+
+import math
+
+import torch
+
+from .cosine_distances import inverse_norms, matrix_product_, row_statistics, scaled_rows, to_distances_
+
+
+# Rows of a block of the first pick: products as fast as larger ones, in 40 MB at a width of 4096.
+ROWS_PER_BLOCK = 1024
+# Entries of a block of the later picks: on a CPU it stays in the cache, on a GPU it fills the chip.
+ENTRIES_PER_BLOCK = {"cpu": 2**18, "cuda": 2**26}
+
+
+def pick_by_blocks(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Greedy max-min cosine diversity, see `max_min_diversity.py`.
+
+    Args:
+        features (`torch.Tensor` of shape `(M, D)`).
+        num_tokens (`int`): how many rows to pick, at most M.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_tokens,)`, in the order of picking. Where distances are exact the picks are
+        those from the full matrix; elsewhere the first one to differ is as far as the other to within rounding (1e-6).
+    """
+    scale, is_zero, ceiling = row_statistics(features)
+    squared_norms, row = torch.empty_like(scale), torch.empty_like(scale)
+    row_products_(squared_norms, features, scale)
+    inverse_norm = inverse_norms(squared_norms, is_zero)
+    smallest = ceiling.clone()
+    pick = torch.minimum(nearest_distances(features, scale, is_zero), ceiling).argmax(dim=0, keepdim=True)
+    picks = [pick]
+    for _ in range(num_tokens - 1):
+        row_products_(row, features, scale, pick)
+        to_distances_(row.unsqueeze(0), inverse_norm[pick], inverse_norm, is_zero[pick], is_zero)
+        torch.minimum(smallest, row, out=smallest).index_fill_(0, pick, -math.inf)
+        pick = smallest.argmax(dim=0, keepdim=True)
+        picks.append(pick)
+    return torch.cat(picks)
+
+
+def nearest_distances(features: torch.Tensor, scale: torch.Tensor, is_zero: torch.Tensor) -> torch.Tensor:
+    """Each row's distance to its nearest other row, of shape `(M,)`, from the upper triangle of all distances."""
+    num_blocks = math.ceil(len(features) / ROWS_PER_BLOCK)
+    start = [len(features) * block // num_blocks for block in range(num_blocks + 1)]  # no small one at the end
+    blocks = [slice(start[block], start[block + 1]) for block in range(num_blocks)]
+    nearest = torch.full_like(scale, math.inf)
+    inverse_norm = torch.empty_like(scale)
+    for number, columns in enumerate(blocks):
+        right = scaled_rows(features[columns], scale[columns])
+        # The diagonal block first: its norms are those of the products beside it, summed in the same order.
+        for rows in [columns, *blocks[:number]]:
+            is_diagonal = rows is columns
+            left = right if is_diagonal else scaled_rows(features[rows], scale[rows])
+            block = matrix_product_(scale.new_empty(len(left), len(right)), left, right)
+            if is_diagonal:
+                inverse_norm[columns] = inverse_norms(block.diagonal(), is_zero[columns])
+            to_distances_(block, inverse_norm[rows], inverse_norm[columns], is_zero[rows], is_zero[columns])
+            if is_diagonal:
+                block.fill_diagonal_(math.inf)
+            nearest[rows] = torch.minimum(nearest[rows], block.amin(dim=1))
+            nearest[columns] = torch.minimum(nearest[columns], block.amin(dim=0))
+    return nearest
+
+
+def row_products_(
+    out: torch.Tensor, features: torch.Tensor, scale: torch.Tensor, pick: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`out`, of shape `(M,)`: the product of each row with row `pick`, or with itself.
+
+    Summed in one order for all rows, so that equal rows have equal products: a matrix-vector product does not promise
+    that, and rounds more.
+    """
+    num_rows = max(1, ENTRIES_PER_BLOCK.get(features.device.type, 2**18) // features.shape[1])
+    picked = None if pick is None else features[pick] * scale[pick].unsqueeze(1)
+    buffer = scale.new_empty(min(num_rows, len(features)), features.shape[1])
+    for rows, factors, sums in zip(features.split(num_rows), scale.split(num_rows), out.split(num_rows)):
+        block = torch.mul(rows, factors.unsqueeze(1), out=buffer[: len(rows)])
+        block.mul_(block if picked is None else picked)
+        torch.sum(block, dim=1, out=sums)
+    return out
