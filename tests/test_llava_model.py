@@ -78,7 +78,7 @@ def test_keeping_everything_is_the_stock_model_bit_for_bit(family, photos, monke
     def never(*args):
         raise AssertionError("nothing is to be selected")
 
-    monkeypatch.setattr(pruning_divprune, "select_diverse_tokens", never)
+    monkeypatch.setattr(pruning_divprune, "select_diverse_tokens_of_images", never)
     model, processor = load(family, divprune_config={"retention_ratio": 1.0, "order": order})
     inputs = processor(images=photos[:1], text=PROMPT, retention_ratio=1, return_tensors="pt")
     stock = LlavaForConditionalGeneration.from_pretrained(family.base, dtype=torch.float32).eval()

@@ -78,7 +78,7 @@ def test_keeping_everything_is_the_stock_model_bit_for_bit(checkpoint, five_shap
     def never(*args):
         raise AssertionError("nothing is to be selected")
 
-    monkeypatch.setattr(pruning_divprune, "select_diverse_tokens", never)
+    monkeypatch.setattr(pruning_divprune, "select_diverse_tokens_of_images", never)
     model, processor = load(checkpoint, divprune_config={"retention_ratio": 1.0})
     inputs = processor(images=five_shapes[:2], text=[PROMPT] * 2, padding=True, retention_ratio=1, return_tensors="pt")
     stock_inputs = AutoProcessor.from_pretrained(checkpoint.base)(

@@ -106,7 +106,7 @@ def test_keeping_everything_is_the_stock_model_bit_for_bit(checkpoint, clips, ph
     def never(*args):
         raise AssertionError("nothing is to be selected")
 
-    monkeypatch.setattr(pruning_divprune, "select_diverse_tokens", never)
+    monkeypatch.setattr(pruning_divprune, "select_diverse_tokens_of_images", never)
     both = {"retention_ratio": 1.0, "video_retention_ratio": 1.0}
     model, processor = load(checkpoint, divprune_config=both)
     media = {"images": photos, "videos": clips[:2], "text": MIXED, "return_tensors": "pt"}

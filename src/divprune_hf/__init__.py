@@ -12,7 +12,7 @@ from divprune_hf.remote_code.configuration_divprune import (
     DivPruneLlavaNextConfig,
     DivPruneLlavaNextVideoConfig,
 )
-from divprune_hf.remote_code.max_min_diversity import keep_count, select_diverse_tokens
+from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens
 from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
 from divprune_hf.remote_code.modeling_divprune_llava_next import (
     DivPruneLlavaNextForConditionalGeneration,
@@ -24,6 +24,7 @@ from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
 )
 from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
 from divprune_hf.remote_code.processing_divprune_video import DivPruneLlavaNextVideoProcessor
+from divprune_hf.remote_code.token_budget import keep_count
 
 
 __version__ = "0.1.0"

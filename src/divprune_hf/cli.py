@@ -14,7 +14,7 @@ from divprune_hf.loading import load_pruned
 from divprune_hf.pictures import read_picture
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
-from divprune_hf.remote_code.max_min_diversity import ORDERS
+from divprune_hf.remote_code.token_budget import ORDERS
 from divprune_hf.videos import DEFAULT_NUM_FRAMES, is_video, read_video
 
 

@@ -5,7 +5,7 @@ import transformers
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 from transformers.processing_utils import ProcessorMixin
 
-from .max_min_diversity import check_budget, check_order
+from .token_budget import check_budget, check_order
 
 
 DEFAULT_RETENTION_RATIO = 0.098

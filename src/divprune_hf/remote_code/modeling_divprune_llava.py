@@ -4,10 +4,15 @@
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
 
+# transformers 4.57 ships only the files that this one imports directly: all of them are named here.
+# ruff: noqa: F401
 from .configuration_divprune import DivPruneLlavaConfig
+from .cosine_distances import padded_cosine_distances
 from .generation_divprune import DivPruneHeadMixin
-from .max_min_diversity import select_diverse_tokens  # noqa: F401  (transformers 4.57 ships direct imports only)
+from .max_min_diversity import select_diverse_tokens_of_images
+from .max_min_diversity_by_blocks import pick_by_blocks
 from .pruning_divprune import IMAGE, DivPruneModelMixin, extends, read_base_checkpoints
+from .token_budget import keep_count
 
 
 class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):

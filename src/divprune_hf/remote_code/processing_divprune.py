@@ -10,7 +10,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Proces
 from transformers.video_utils import make_batched_videos
 
 from .configuration_divprune import BUDGET, HAS_IMAGE_HOOK, VIDEO_BUDGET, DivPruneConfig
-from .max_min_diversity import keep_count
+from .token_budget import keep_count
 
 
 class DivPruneImagesKwargs(ImagesKwargs, total=False):

@@ -10,8 +10,8 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_utils import make_batched_videos
 
 from .configuration_divprune import DivPruneConfig
-from .max_min_diversity import keep_count
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
+from .token_budget import keep_count
 
 
 POOLING_STRIDE = 2  # the model pools 2 x 2 patches of a frame into one visual token

@@ -14,7 +14,8 @@ import torch
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from .configuration_divprune import HAS_IMAGE_HOOK, DivPruneConfig
-from .max_min_diversity import keep_count, select_diverse_tokens
+from .max_min_diversity import select_diverse_tokens_of_images
+from .token_budget import keep_count
 
 
 # What the parents' `forward` hands on to the methods that make features.
@@ -154,11 +155,14 @@ class DivPruneModelMixin:
                 f"Got {modality.counts}={counts} for {modality.name}s of {available} visual tokens, expected one count "
                 f"per {modality.name}, at least 1 and at most the visual tokens of the {modality.name}."
             )
-        indices = [
-            None if count == len(features) else select_diverse_tokens(features, count, config.order)
-            for features, count in zip(all_features, counts)
-        ]
-        return outputs, all_features, indices
+        pruned = [i for i, features in enumerate(all_features) if counts[i] < len(features)]
+        picks = self._select([all_features[i] for i in pruned], [counts[i] for i in pruned]) if pruned else []
+        indices = dict(zip(pruned, picks))
+        return outputs, all_features, [indices.get(i) for i in range(len(all_features))]
+
+    def _select(self, all_features, counts):
+        """The indices to keep of several images or videos, for all of them at once."""
+        return select_diverse_tokens_of_images(all_features, counts, self.config.divprune_config.order)
 
     def _get_kept_features(self, modality, get_all_features, return_dict=None, **kwargs):
         outputs, all_features, indices = self._encode_and_select(modality, get_all_features, **kwargs)
