@@ -45,8 +45,8 @@ def test_benchmark_generation_measures_stock_ours_and_the_oracle(tmp_path, cache
     config = AutoConfig.from_pretrained(pocket_llava()).text_config
     width = config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
     bytes_per_token = config.num_hidden_layers * 2 * width * 4
-    # A prompt of 35 text tokens with 256 visual tokens, or 51 of them; a static cache has room for an answer of 4 tokens,
-    # the last of which is never fed back.
+    # A prompt of 35 text tokens with 256 visual tokens, or 51 of them; a static cache also has room for
+    # an answer of 4 tokens, the last of which is never fed back.
     room = 3 if cache else 0
     assert [row["kv_bytes"] for row in rows] == [2 * bytes_per_token * (35 + visual + room) for visual in (256, 51, 51)]
     (ratios,) = written["ratios"].values()
