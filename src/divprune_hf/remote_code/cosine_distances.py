@@ -17,7 +17,7 @@ NOISE = 2.0**-20
 # rows are long.
 SMALL = 64
 # Since torch 2.8, on CUDA: tensor cores multiply half precision exactly and add up in float32.
-MULTIPLIES_HALVES_INTO_FLOAT32 = "dtype_out" in torch.ops.aten.mm.overloads()
+MULTIPLIES_HALVES_INTO_FLOAT32 = torch.version.hip is None and "dtype_out" in torch.ops.aten.mm.overloads()
 
 
 def cosine_distances(features: torch.Tensor, out: torch.Tensor | None = None):
@@ -118,7 +118,7 @@ def matrix_product_(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) 
         left, right = left.double(), right.double()
         return out.copy_(left.new_empty(out.shape).addmm_(left, right.T, beta=0))
     if left.dtype != out.dtype:
-        return torch.mm(left, right.T, out_dtype=out.dtype, out=out)
+        return torch.mm(left, right.T, out.dtype, out=out)
     return out.addmm_(left, right.T, beta=0)
 
 

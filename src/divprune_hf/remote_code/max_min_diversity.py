@@ -16,6 +16,7 @@ import torch
 
 from .cosine_distances import padded_cosine_distances
 from .max_min_diversity_by_blocks import pick_by_blocks
+from .max_min_diversity_triton import LARGEST_PROGRAM, pick_with_triton, runs_on
 from .token_budget import check_order
 
 
@@ -87,6 +88,8 @@ def pick_tokens(features: list[torch.Tensor], num_tokens: list[int], ascending: 
         half = len(features) // 2
         first = pick_tokens(features[:half], num_tokens[:half], ascending)
         return first + pick_tokens(features[half:], num_tokens[half:], ascending)
+    if longest <= LARGEST_PROGRAM and not torch.compiler.is_compiling() and runs_on(features[0].device):
+        return pick_with_triton(features, num_tokens, ascending)
     if longest > limit:
         picks = pick_by_blocks(features[0], num_tokens[0]).unsqueeze(0)
     else:

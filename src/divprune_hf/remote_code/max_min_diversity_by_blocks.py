@@ -16,7 +16,7 @@ from .cosine_distances import inverse_norms, matrix_product_, row_statistics, sc
 # Rows of a block of the first pick: products as fast as larger ones, in 40 MB at a width of 4096.
 ROWS_PER_BLOCK = 1024
 # Entries of a block of the later picks: on a CPU it stays in the cache, on a GPU it fills the chip.
-ENTRIES_PER_BLOCK = {"cpu": 2**18, "cuda": 2**26}
+ENTRIES_PER_BLOCK = {"cpu": 2**19, "cuda": 2**26}
 
 
 def pick_by_blocks(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
@@ -31,19 +31,21 @@ def pick_by_blocks(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
         those from the full matrix; elsewhere the first one to differ is as far as the other to within rounding (1e-6).
     """
     scale, is_zero, ceiling = row_statistics(features)
-    squared_norms, row = torch.empty_like(scale), torch.empty_like(scale)
-    row_products_(squared_norms, features, scale)
-    inverse_norm = inverse_norms(squared_norms, is_zero)
-    smallest = ceiling.clone()
-    pick = torch.minimum(nearest_distances(features, scale, is_zero), ceiling).argmax(dim=0, keepdim=True)
-    picks = [pick]
-    for _ in range(num_tokens - 1):
-        row_products_(row, features, scale, pick)
-        to_distances_(row.unsqueeze(0), inverse_norm[pick], inverse_norm, is_zero[pick], is_zero)
-        torch.minimum(smallest, row, out=smallest).index_fill_(0, pick, -math.inf)
-        pick = smallest.argmax(dim=0, keepdim=True)
-        picks.append(pick)
-    return torch.cat(picks)
+    # All memory is taken before the loop: what it took and gave back would leave holes that the next step cannot use.
+    num_rows = max(1, ENTRIES_PER_BLOCK.get(features.device.type, 2**19) // features.shape[1])
+    buffer = scale.new_empty(min(num_rows, len(features)), features.shape[1])
+    row, smallest = torch.empty_like(scale), ceiling.clone()
+    picks = torch.empty(num_tokens, dtype=torch.long, device=features.device)
+    inverse_norm = inverse_norms(row_products_(row, buffer, features, scale), is_zero)
+    nearest = torch.minimum(nearest_distances(features, scale, is_zero), ceiling)
+    torch.argmax(nearest, dim=0, keepdim=True, out=picks[:1])
+    for step in range(1, num_tokens):
+        last = picks[step - 1 : step]
+        row_products_(row, buffer, features, scale, last)
+        to_distances_(row.unsqueeze(0), inverse_norm[last], inverse_norm, is_zero[last], is_zero)
+        torch.minimum(smallest, row, out=smallest).index_fill_(0, last, -math.inf)
+        torch.argmax(smallest, dim=0, keepdim=True, out=picks[step : step + 1])
+    return picks
 
 
 def nearest_distances(features: torch.Tensor, scale: torch.Tensor, is_zero: torch.Tensor) -> torch.Tensor:
@@ -71,17 +73,20 @@ def nearest_distances(features: torch.Tensor, scale: torch.Tensor, is_zero: torc
 
 
 def row_products_(
-    out: torch.Tensor, features: torch.Tensor, scale: torch.Tensor, pick: torch.Tensor | None = None
+    out: torch.Tensor,
+    buffer: torch.Tensor,
+    features: torch.Tensor,
+    scale: torch.Tensor,
+    pick: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`out`, of shape `(M,)`: the product of each row with row `pick`, or with itself.
+    """The product of each row with row `pick`, or with itself, in `out` of shape `(M,)`.
 
-    Summed in one order for all rows, so that equal rows have equal products: a matrix-vector product does not promise
-    that, and rounds more.
+    `buffer`, of shape `(rows, D)`, says how many rows are multiplied at once. All sums go in one order, so that equal
+    rows have equal products: a matrix-vector product does not promise that, and rounds more.
     """
-    num_rows = max(1, ENTRIES_PER_BLOCK.get(features.device.type, 2**18) // features.shape[1])
     picked = None if pick is None else features[pick] * scale[pick].unsqueeze(1)
-    buffer = scale.new_empty(min(num_rows, len(features)), features.shape[1])
-    for rows, factors, sums in zip(features.split(num_rows), scale.split(num_rows), out.split(num_rows)):
+    blocks = zip(*(tensor.split(len(buffer)) for tensor in (features, scale, out)))
+    for rows, factors, sums in blocks:
         block = torch.mul(rows, factors.unsqueeze(1), out=buffer[: len(rows)])
         block.mul_(block if picked is None else picked)
         torch.sum(block, dim=1, out=sums)

@@ -11,6 +11,7 @@ from .cosine_distances import padded_cosine_distances
 from .generation_divprune import DivPruneHeadMixin
 from .max_min_diversity import select_diverse_tokens_of_images
 from .max_min_diversity_by_blocks import pick_by_blocks
+from .max_min_diversity_triton import pick_with_triton
 from .pruning_divprune import IMAGE, DivPruneModelMixin, extends, read_base_checkpoints
 from .token_budget import keep_count
 

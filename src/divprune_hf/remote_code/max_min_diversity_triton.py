@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The greedy loop of `max_min_diversity.py` as one Triton program per image: a GPU runs a whole batch in one launch.
+
+Launched step by step, the loop costs a GPU more than its arithmetic: K dependent steps of a few launches each.
+Triton is optional, and imported when the first features arrive on a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+
+from .cosine_distances import cosine_distances, distance_dtype
+
+
+# One program holds a row of distances in the registers of its warps.
+LARGEST_PROGRAM = 8192
+tl: Any = None  # triton.language, once it is needed
+
+
+def max_min_program(
+    distances,  # (M, M) of one image after the other; -Inf on the diagonals
+    nearest,  # (M,) of one image after the other
+    ceiling,  # (M,) of one image after the other
+    picks,  # int64, (K,) of one image after the other
+    counts,  # int64: M of all images, then K of all images
+    num_images,
+    ASCENDING: tl.constexpr,
+    IMAGES: tl.constexpr,  # a power of two, at least the number of images
+    TOKENS: tl.constexpr,  # a power of two, at least the largest M
+):
+    image = tl.program_id(0)
+    num_available, num_tokens = tl.load(counts + image), tl.load(counts + num_images + image)
+    others = tl.arange(0, IMAGES)
+    before = others < image
+    sizes_before = tl.load(counts + others, mask=before, other=0)
+    distances += tl.sum(sizes_before * sizes_before, axis=0)
+    first = tl.sum(sizes_before, axis=0)
+    picks += tl.sum(tl.load(counts + num_images + others, mask=before, other=0), axis=0)
+
+    token = tl.arange(0, TOKENS)
+    inside = token < num_available
+    smallest = tl.load(ceiling + first + token, mask=inside, other=-float("inf"))
+    # Of equal values, argmax takes the first.
+    pick = tl.argmax(tl.load(nearest + first + token, mask=inside, other=-float("inf")), axis=0)
+    for step in range(1, num_tokens):
+        if not ASCENDING:
+            tl.store(picks + step - 1, pick)
+        row = tl.load(distances + pick * num_available + token, mask=inside, other=0.0)
+        smallest = tl.minimum(smallest, row)
+        pick = tl.argmax(smallest, axis=0)
+    if ASCENDING:
+        taken = inside & ((smallest == -float("inf")) | (token == pick))
+        tl.store(picks + tl.cumsum(taken.to(tl.int32), axis=0) - 1, token, mask=taken)
+    else:
+        tl.store(picks + num_tokens - 1, pick)
+
+
+@functools.cache
+def compiled_program():
+    """The program, ready to launch; None where Triton is not installed."""
+    global tl
+    try:
+        import triton
+        import triton.language as tl
+    except ImportError:
+        return None
+    return triton.jit(max_min_program)
+
+
+@functools.cache
+def runs_on(device: torch.device) -> bool:
+    """Whether `device` is a GPU that can run the program: it is tried once, on a single token."""
+    if device.type != "cuda" or compiled_program() is None:
+        return False
+    try:
+        one_token = torch.zeros(1, device=device)
+        launch(one_token, one_token, one_token, [1], [1], ascending=True)
+    except Exception as error:  # a GPU too old for Triton, no C compiler: whatever it is, torch can do without
+        message = f"Triton cannot run on {device}, so torch selects the visual tokens, more slowly: {error}"
+        warnings.warn(message, stacklevel=2)
+        return False
+    return True
+
+
+def pick_with_triton(features: list[torch.Tensor], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
+    """Greedy max-min cosine diversity of a batch of images, see `max_min_diversity.py`.
+
+    Args:
+        features (list of `torch.Tensor` of shape `(M, D)`, M at most `LARGEST_PROGRAM`): one per image.
+        num_tokens (list of `int`): how many tokens to keep of each image, at least 1 and at most M.
+        ascending (`bool`): whether the picks are returned ascending or in the order of picking.
+
+    Returns:
+        A list of one `torch.LongTensor` of shape `(K,)` per image.
+    """
+    device, dtype = features[0].device, distance_dtype(features[0])
+    sizes = [len(image) for image in features]
+    # One product per image, into one piece of memory: what an image gets alone, and no padding.
+    distances = torch.empty(sum(size * size for size in sizes), dtype=dtype, device=device)
+    matrices = distances.split([size * size for size in sizes])
+    vectors = [
+        cosine_distances(image, out=matrix.view(len(image), len(image)))[1:]
+        for image, matrix in zip(features, matrices)
+    ]
+    nearest, ceiling = (torch.cat(vector) for vector in zip(*vectors))
+    return launch(distances, nearest, ceiling, sizes, num_tokens, ascending)
+
+
+def launch(distances, nearest, ceiling, sizes: list[int], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
+    """Run the program on what lies in memory one image after the other; returns the picks of each image."""
+    picks = torch.empty(sum(num_tokens), dtype=torch.long, device=distances.device)
+    counts = on_device([*sizes, *num_tokens], distances.device)
+    num_images, block = len(sizes), power_of_two(max(sizes))
+    compiled_program()[(num_images,)](
+        distances,
+        nearest,
+        ceiling,
+        picks,
+        counts,
+        num_images,
+        ASCENDING=ascending,
+        IMAGES=power_of_two(num_images),
+        TOKENS=block,
+        num_warps=min(max(block // 256, 1), 16),
+    )
+    return list(picks.split(num_tokens))
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is at least `number`."""
+    return 1 << (number - 1).bit_length()
+
+
+def on_device(numbers: list[int], device: torch.device) -> torch.Tensor:
+    """An int64 tensor of `numbers`, which travel as arguments of a kernel.
+
+    A copy from the host would wait for the device, and a CUDA graph would repeat it from memory that is gone.
+    """
+    tensor = torch.zeros(len(numbers), dtype=torch.long, device=device)
+    torch._foreach_add_(tensor.unbind(), numbers)
+    return tensor
