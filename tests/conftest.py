@@ -73,8 +73,8 @@ def run_isolated(tmp_path_factory):
         "sys.meta_path.insert(0, Guard())\n"
     )
 
-    def run(code, *arguments):
-        environment = {**os.environ, "HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    def run(code, *arguments, **variables):
+        environment = {**os.environ, "HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **variables}
         result = subprocess.run(
             [sys.executable, "-c", guard + code, *map(str, arguments)],
             capture_output=True,

@@ -165,7 +165,7 @@ def weight_files(folder):
 
 
 def check_shard(path):
-    """Check that a safetensors file is as long as its header says; return the names of its tensors."""
+    """Check that a safetensors file is as long as its header says; return the shapes of its tensors, by name."""
     if not path.is_file():
         raise ValueError(f"{path} is missing, expected all shards of the checkpoint.")
     size = path.stat().st_size
@@ -183,15 +183,22 @@ def check_shard(path):
         raise ValueError(
             f"{path} is truncated or damaged: it has {size} bytes, its header says {expected}. Download it again."
         )
-    return set(tensors)
+    return {name: tuple(tensor.get("shape", ())) for name, tensor in tensors.items()}
+
+
+def tensor_shapes(folder, weights):
+    """The shape of every tensor in the files that `weight_files` lists."""
+    shards = [name for name in weights if name.endswith(".safetensors")]
+    return [shape for name in shards for shape in check_shard(Path(folder) / name).values()]
 
 
 def copied_files(folder):
     """Names of the files that go into a variant byte for byte, weights apart."""
     folder = Path(folder)
     names = [path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob("*/*.jinja")]]
-    return sorted(
-        name
-        for name in names
-        if (folder / name).is_file() and any(fnmatch(name.upper(), pattern.upper()) for pattern in COPIED_PATTERNS)
-    )
+    return sorted(name for name in names if (folder / name).is_file() and matches(name, COPIED_PATTERNS))
+
+
+def matches(name, patterns):
+    """Whether a file name fits one of the patterns, in any case."""
+    return any(fnmatch(name.upper(), pattern.upper()) for pattern in patterns)
