@@ -1,10 +1,11 @@
 """Render `model_cards/<name>/README.md` of every variant in `model_cards/variants.toml`: python scripts/render_cards.py
 
-With --check nothing is written; the exit code is 1 if a card is stale.
+With --check nothing is written; the exit code is 1 if a card is stale. --out writes or checks cards elsewhere.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import divprune_hf
 from divprune_hf.package_data import model_cards
@@ -29,21 +30,22 @@ def table_cards() -> dict[str, str]:
     return cards
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a card is stale")
-    check = parser.parse_args().check
+    parser.add_argument("--out", type=Path, default=model_cards(), help="the folder of the cards")
+    options = parser.parse_args(arguments)
     stale = []
     for key, text in table_cards().items():
-        path = model_cards() / key / "README.md"
+        path = options.out / key / "README.md"
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(str(path))
-        if not check:
-            path.parent.mkdir(exist_ok=True)
+        if not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     print("\n".join(stale) or "All cards are up to date.")
-    return 1 if check and stale else 0
+    return 1 if options.check and stale else 0
 
 
 if __name__ == "__main__":

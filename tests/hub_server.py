@@ -137,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         commit = repo.resolve(revision)
         siblings = [{"rfilename": path} for path in repo.commits[commit]]
         gated = "auto" if repo.gated else False
-        answer = {"id": name, "modelId": name, "sha": commit, "private": repo.private, "gated": gated, "tags": []}
+        answer = {"id": repo.name, "sha": commit, "private": repo.private, "gated": gated, "tags": []}
         self.send_json({**answer, "siblings": siblings})
 
     def refs(self, _, name):

@@ -1,26 +1,12 @@
 """Pushing a variant to a real loopback Hub: what arrives, from where, and what a second push does."""
 
-import dataclasses
 import json
-import shutil
 
-from conftest import BASE_ID, READER, WRITER, assert_holds, contents
 from folders import edit_json
-from huggingface_hub import CommitOperationCopy
+from hub_parts import BASE_ID, CAN_COPY, READER, assert_holds, commits, contents, sent_weights
 
 
-# What the installed huggingface_hub can do: transformers 4.57 pins one that cannot copy between repos.
-CAN_COPY = "src_repo_id" in {field.name for field in dataclasses.fields(CommitOperationCopy)}
 NAME = "org/lean-llava"
-
-
-def sent_weights(hub):
-    """How many large files a client uploaded."""
-    return sum(method == "PUT" and path.startswith("/lfs/") for method, path, _ in hub.store.requests)
-
-
-def commits(hub):
-    return sum(method == "POST" and "/commit/" in path for method, path, _ in hub.store.requests)
 
 
 def test_push_makes_a_private_repo_with_one_commit_and_one_tag(hub, converted):
@@ -199,6 +185,5 @@ def test_the_config_alone_decides_what_is_pushed_under_which_base(hub, variant):
     hub.store.add("llava-hf/llava-1.5-13b-hf", texts={"model.safetensors": b"other weights"})
     commit = hub.store.repos["llava-hf/llava-1.5-13b-hf"].branches["main"]
     edit_json(variant / "config.json", divprune_base={"repo_id": "llava-hf/llava-1.5-13b-hf", "commit": commit})
-    hub.succeed("push", variant, NAME, token=WRITER)
+    hub.succeed("push", variant, NAME)
     assert sent_weights(hub) == 1
-    shutil.rmtree(variant)

@@ -10,6 +10,7 @@ from divprune_hf.remote_code.configuration_divprune import auto_map
 
 
 WEIGHT_PATTERNS = ["*.safetensors", "model.safetensors.index.json"]
+LEGAL_PATTERNS = ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]
 # Copied byte for byte. The base's README is not: its card speaks for another model.
 COPIED_PATTERNS = [
     "tokenizer.json",
@@ -26,10 +27,7 @@ COPIED_PATTERNS = [
     "chat_template.json",
     "chat_template.jinja",
     "additional_chat_templates/*.jinja",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
+    *LEGAL_PATTERNS,
 ]
 EDITED_FILES = ["config.json", "processor_config.json"]
 FILES_THAT_NAME_CODE = [

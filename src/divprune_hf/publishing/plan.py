@@ -20,8 +20,16 @@ from divprune_hf.publishing.hub_errors import explanation
 
 # The huggingface_hub that transformers 4.57 pins cannot copy between repos.
 CAN_COPY = "src_repo_id" in {field.name for field in dataclasses.fields(CommitOperationCopy)}
-# Files of these kinds that a target has and the variant has not are deleted with the push: stale shards and code.
-REPLACED_PATTERNS = [*files.WEIGHT_PATTERNS, *files.COPIED_PATTERNS, "*.py", "*.bin", "*.pt", "*.pth", "*.ckpt"]
+# Files of a model: what a target has of them and the variant has not is deleted with the push, such as stale shards.
+MODEL_PATTERNS = [
+    *files.WEIGHT_PATTERNS,
+    *(pattern for pattern in files.COPIED_PATTERNS if pattern not in files.LEGAL_PATTERNS),
+    "*.py",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+]
 HASH_CHUNK = 2**24  # bytes
 
 
@@ -130,7 +138,7 @@ def digest(hasher, content):
 def stale_files(plan: list[PlannedFile], target: dict[str, RepoFile]) -> list[str]:
     """Files that the target has from an earlier variant, and the new one has not."""
     kept = {file.path for file in plan}
-    return sorted(path for path in target if path not in kept and files.matches(path, REPLACED_PATTERNS))
+    return sorted(path for path in target if path not in kept and files.matches(path, MODEL_PATTERNS))
 
 
 def operations(plan: list[PlannedFile], stale: list[str]) -> list:

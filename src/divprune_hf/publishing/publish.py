@@ -56,7 +56,8 @@ def publish_variant(
     if Path(base).is_dir():
         raise ValueError(f"{base} is a folder, expected the id of a Hub repo: use convert and push for a folder.")
     check_repo_id(repo_id)
-    licence_for(base, license)  # before anything is downloaded
+    DivPruneConfig.merged(override=divprune_config)  # like the licence: before anything is downloaded
+    licence_for(base, license)
     if not upload_weights and not plan.CAN_COPY:
         raise ValueError(
             "The installed huggingface_hub is too old to have the Hub copy weights between repos: upgrade it, or pass "

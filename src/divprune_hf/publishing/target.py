@@ -7,10 +7,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing.plan import REPLACED_PATTERNS, repo_files
-
-
-HARMLESS_PATTERNS = ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]  # a repo may hold these before it has a model
+from divprune_hf.publishing.plan import MODEL_PATTERNS, repo_files
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,6 @@ def check_holds_variant(repo_id, commit, there):
             f"{repo_id} holds a model of model_type {config.get('model_type')!r}, which is no variant made by "
             "divprune-hf: push to another repo."
         )
-    model_files = [
-        path for path in there if files.matches(path, REPLACED_PATTERNS) and not files.matches(path, HARMLESS_PATTERNS)
-    ]
+    model_files = [path for path in there if files.matches(path, MODEL_PATTERNS)]
     if model_files:
         raise ValueError(f"{repo_id} holds {model_files[0]} without a variant's config: push to another repo.")
