@@ -1,9 +1,11 @@
 """A Hub base becomes a published variant in one command, and its weights never come here."""
 
 import json
+import subprocess
+import sys
 
 import pytest
-from hub_parts import CAN_COPY, assert_holds, contents, sent_weights
+from hub_parts import CAN_COPY, WRITER, assert_holds, contents, sent_weights
 
 
 NAME = "org/published-llava"
@@ -121,3 +123,19 @@ def test_a_gated_base_without_access_is_named(hub, fresh_base):
     hub.store.fill(fresh_base, {"notes.txt": b"a commit that no cache has"})
     assert "is gated (403)" in hub.run("publish", FRESH, NAME, "--num-tokens", "5", *UPLOAD).error
     assert NAME not in hub.store.repos
+
+
+def test_publish_works_from_an_installed_wheel(hub, fresh_base, installed_wheel, tmp_path):
+    code = (
+        "import sys, divprune_hf, divprune_hf.cli\n"
+        "assert divprune_hf.__file__.startswith(sys.argv[1])\n"
+        "sys.exit(divprune_hf.cli.main(sys.argv[2:]))\n"
+    )
+    arguments = [str(installed_wheel), "publish", FRESH, NAME, "--num-tokens", "5", *UPLOAD]
+    environment = {**hub.environment, "PYTHONPATH": str(installed_wheel), "HF_TOKEN": WRITER}
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    files = hub.store.repos[NAME].files("v0.1.0")
+    assert "paper's figures** for LLaVA-1.5-13B" in files["README.md"].content.decode()
+    assert WRITER not in result.stdout + result.stderr
