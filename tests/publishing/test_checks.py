@@ -6,18 +6,35 @@ import pytest
 from folders import edit_json, load_json
 
 from divprune_hf.publishing import checks
+from divprune_hf.publishing.checkpoint_files import tensor_shapes, weight_files
 
 
-@pytest.fixture(params=["llava", "llava_next"])
-def any_variant(request, make_checkpoint, tmp_path):
-    return shutil.copytree(make_checkpoint(family=request.param).variant, tmp_path / "variant")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"family": "llava_next"},
+        {"tower": "siglip", "language": "qwen2"},
+        {"tower": "dinov2", "language": "mistral"},
+        {"layout": "module"},
+        {"num_shards": 3},
+    ],
+    ids=lambda kind: "-".join(map(str, kind.values())),
+)
+def test_configs_fit_the_headers_of_every_kind_of_checkpoint(make_checkpoint, kind):
+    variant = make_checkpoint(**kind).variant
+    shapes = tensor_shapes(variant, weight_files(variant))
+    checks.check_configs(variant, shapes)
+    with pytest.raises(ValueError, match="does not fit its weights: the model needs 1 more tensors of shape"):
+        checks.check_configs(variant, shapes[:-1])
 
 
 @pytest.mark.parametrize("has_weights", [True, False], ids=["weights", "meta"])
-def test_a_variant_of_each_family_answers(any_variant, has_weights):
+def test_a_variant_with_crops_answers(make_checkpoint, tmp_path, has_weights):
+    """LLaVA-1.6; the tests of push and publish load LLaVA-1.5."""
+    variant = shutil.copytree(make_checkpoint(family="llava_next").variant, tmp_path / "variant")
     if not has_weights:
-        (any_variant / "model.safetensors").unlink()
-    checks.check_loads(any_variant, 1, has_weights)
+        (variant / "model.safetensors").unlink()
+    checks.check_loads(variant, 1, has_weights)
 
 
 def test_a_large_model_is_checked_without_its_weights(make_checkpoint, tmp_path):

@@ -21,7 +21,7 @@ def hub_commands(name):
     return [word[1:] for word in words if word[0] == "divprune-hf" and word[1] in ("push", "publish", "verify")]
 
 
-def test_hub_commands_of_the_docs_run(hub, tmp_path):
+def test_hub_commands_of_the_docs_run_and_what_they_publish_loads(hub, tmp_path, run_isolated):
     folder = tmp_path / "llava-1.5-7b-divprune"
     hub.succeed("convert", "llava-hf/llava-1.5-7b-hf", folder, "--retention-ratio", "0.098")
     commands = [command for name in DOCS for command in hub_commands(name)]
@@ -32,10 +32,14 @@ def test_hub_commands_of_the_docs_run(hub, tmp_path):
         hub.succeed(verb, *(folder if argument == folder.name else argument for argument in arguments))
     repo = hub.store.repos[ORG_NAME]
     assert not repo.private and repo.tags == {"v0.1.0": repo.branches["main"]} and len(repo.log) == 2
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/security.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    environment = {**hub.environment, "HF_HUB_OFFLINE": "0"}
+    assert "transformers_modules.org." in run_isolated(f"{code}\nprint(type(model).__module__)", **environment)
 
 
 def test_every_file_that_the_security_page_names_exists():
     text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / "docs" / target).exists(), target
-    compile("".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)), "security.md", "exec")

@@ -4,6 +4,7 @@ import divprune_hf
 from divprune_hf.publishing.publish import publish_variant
 from divprune_hf.publishing.push import push_variant
 from divprune_hf.publishing.verify import verify_variant
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
 def add_commands(commands, add_budget):
@@ -48,10 +49,10 @@ def run_push(options):
 
 
 def run_publish(options):
-    budget = {"retention_ratio": options.retention_ratio, "num_tokens": options.num_tokens}
-    divprune_config = {name: value for name, value in budget.items() if value is not None}
-    if not divprune_config:
+    if options.retention_ratio is None and options.num_tokens is None:
         raise ValueError("Got no budget, expected --retention-ratio R or --num-tokens N.")
+    settings = {name: getattr(options, name, None) for name in DivPruneConfig.settings()}
+    divprune_config = {name: value for name, value in settings.items() if value is not None}
     arguments = {**target_options(options), "base_revision": options.base_revision}
     tell(publish_variant(options.base, options.repo_id, divprune_config, **arguments))
 
