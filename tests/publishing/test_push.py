@@ -88,6 +88,10 @@ def test_weights_that_are_not_the_bases_are_uploaded(hub, variant):
     changed = bytearray(path.read_bytes())
     changed[-1] ^= 1
     path.write_bytes(changed)
+    assert "write there what was done to the weights" in hub.run("push", variant, NAME).error
+    assert NAME not in hub.store.repos
+    card = variant / "README.md"
+    card.write_text(card.read_text().replace("The weights are the base's, byte for byte", "The weights were changed"))
     hub.succeed("push", variant, NAME)
     assert sent_weights(hub) == 1
     assert_holds(hub.store.repos[NAME], variant)
@@ -180,10 +184,10 @@ def test_a_reader_may_not_push(hub, converted):
     assert NAME not in hub.store.repos
 
 
-def test_the_config_alone_decides_what_is_pushed_under_which_base(hub, variant):
-    """Whoever claims another base gets no copy of weights that differ."""
-    hub.store.add("llava-hf/llava-1.5-13b-hf", texts={"model.safetensors": b"other weights"})
-    commit = hub.store.repos["llava-hf/llava-1.5-13b-hf"].branches["main"]
-    edit_json(variant / "config.json", divprune_base={"repo_id": "llava-hf/llava-1.5-13b-hf", "commit": commit})
-    hub.succeed("push", variant, NAME)
-    assert sent_weights(hub) == 1
+def test_who_names_another_base_gets_no_copy_of_its_weights(hub, variant):
+    other = "llava-hf/llava-1.5-13b-hf"
+    hub.store.add(other, texts={"model.safetensors": b"other weights"})
+    recorded = {"repo_id": other, "commit": hub.store.repos[other].branches["main"]}
+    edit_json(variant / "config.json", divprune_base=recorded)
+    assert f"differs from the file of {other}" in hub.run("push", variant, NAME).error
+    assert NAME not in hub.store.repos

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from folders import edit_json, file_hashes
@@ -10,7 +11,6 @@ from hub_store import Repo
 
 
 NAME = "org/lean-llava"
-WRITING = {"POST", "PUT"}
 
 
 def assert_refused(hub, reason, *arguments, **options):
@@ -83,6 +83,10 @@ def break_metadata(variant):
     card.write_text(card.read_text().replace("pipeline_tag: image-text-to-text", "pipeline_tag: text-generation"))
 
 
+def garble_base(variant):
+    edit_json(variant / "config.json", divprune_base="llava")
+
+
 REFUSALS = {
     "changed_code": (change_code, "pruning_divprune.py differs"),
     "added_code": (add_code, "evil.py is not one of ours"),
@@ -92,6 +96,7 @@ REFUSALS = {
     "two_budgets": (change_one_budget, "processor_config.json: divprune_config"),
     "other_vocabulary": (change_vocabulary, "more tensors of shape (120, 32)"),
     "layer_without_weights": (add_a_layer, "does not fit its weights"),
+    "garbled_base": (garble_base, "expected a repo_id and a commit"),
     "truncated_weights": (truncate_weights, "truncated or damaged"),
     "pickled_weights": (pickle_weights, "only pickled weights"),
     "link_out": (link_out, "leads out of the folder"),
@@ -110,16 +115,18 @@ def test_a_folder_that_is_no_clean_variant_is_refused(hub, variant, change, reas
 
 
 def test_code_is_compared_before_anything_else_is_looked_at(hub, variant):
-    change_code(variant)
-    change_vocabulary(variant)
+    for change in (change_code, change_vocabulary, truncate_weights, break_metadata):
+        change(variant)
     assert_refused(hub, "pruning_divprune.py differs", variant, NAME, load=True)
 
 
-def test_weights_that_do_not_load_are_refused(hub, variant):
+def test_weights_that_do_not_load_are_refused(hub, family, tmp_path):
     """Shapes fit, names do not: only loading tells."""
+    variant = shutil.copytree(family.variant, tmp_path / "variant")
     path = variant / "model.safetensors"
     path.write_bytes(path.read_bytes().replace(b"multi_modal_projector.linear_1", b"multi_modal_projector.linear_9"))
-    assert_refused(hub, "its weights and its config do not fit", variant, NAME, load=True)
+    reason = "its weights and its config do not fit"
+    assert_refused(hub, reason, variant, NAME, "--license", "apache-2.0", load=True)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from string import Template
 from huggingface_hub import ModelCardData
 
 from divprune_hf.package_data import model_cards
+from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.card_figures import figures
 from divprune_hf.publishing.variants import Licence, Variant, variant_of
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
@@ -44,7 +45,7 @@ class CardFacts:
     @classmethod
     def of_config(cls, name: str, config: dict, folder_name: str) -> "CardFacts":
         """What is known of a variant with this `config.json`; `folder_name` is that of a local base."""
-        recorded = config.get("divprune_base") or {}
+        recorded = files.recorded_base(config) or {}
         row = variant_of(recorded.get("repo_id"))
         return cls(
             name=name,

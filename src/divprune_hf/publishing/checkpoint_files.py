@@ -94,6 +94,16 @@ def is_variant(config):
     return any(config.get("model_type") == family.config_class.model_type for family in FAMILIES.values())
 
 
+def recorded_base(config):
+    """The Hub base that the config of a variant records: a dict with its `repo_id` and `commit`, or None."""
+    recorded = config.get("divprune_base")
+    if recorded is None:
+        return None
+    if not isinstance(recorded, dict) or not all(isinstance(recorded.get(key), str) for key in ("repo_id", "commit")):
+        raise ValueError(f"config.json has divprune_base={recorded!r}, expected a repo_id and a commit.")
+    return recorded
+
+
 def check_no_foreign_code(folder):
     """Refuse a base that brings code of its own: its classes would be lost, or run under our name."""
     for name in FILES_THAT_NAME_CODE:

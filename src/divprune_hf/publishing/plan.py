@@ -50,7 +50,7 @@ class PlannedFile:
     Attributes:
         origin: `"upload"`, `"copy"` from the base, or `"unchanged"` if the target has it already.
         content: its bytes or where they are; None if only the base has them.
-        base: the base that has it too.
+        base: the base, if it has a large file with this content at this path.
     """
 
     path: str
@@ -81,15 +81,16 @@ def find_base(api: HfApi, recorded: dict | None, upload_weights: bool) -> Base |
     """The base that a config records, with what can be copied from it; None if there is none."""
     if not recorded:
         return None
-    base = Base(recorded["repo_id"], recorded["commit"], {})
-    if upload_weights:
-        return dataclasses.replace(base, refusal="uploading was asked for")
-    if not CAN_COPY:
-        return dataclasses.replace(base, refusal="the installed huggingface_hub is too old for copies between repos")
+    repo_id, commit = recorded["repo_id"], recorded["commit"]
     try:
-        return dataclasses.replace(base, files=repo_files(api, base.repo_id, base.commit))
+        there = repo_files(api, repo_id, commit)
     except HfHubHTTPError as error:
-        return dataclasses.replace(base, refusal=explanation(error, base.repo_id))
+        return Base(repo_id, commit, {}, explanation(error, repo_id))
+    if upload_weights:
+        return Base(repo_id, commit, there, "uploading was asked for")
+    if not CAN_COPY:
+        return Base(repo_id, commit, there, "the installed huggingface_hub is too old for copies between repos")
+    return Base(repo_id, commit, there)
 
 
 def repo_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
@@ -101,12 +102,15 @@ def repo_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
 def plan_file(path: str, content: bytes | Path, base: Base | None, target: dict[str, RepoFile]) -> PlannedFile:
     """Where a file comes from: the target has it already, the Hub can copy it from the base, or it is uploaded."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    if path in target and is_same(content, size, target[path]):
-        return PlannedFile(path, size, "unchanged", content)
     source = base.files.get(path) if base else None
-    if source is not None and source.lfs and source.xet_hash and is_same(content, size, source):
-        return PlannedFile(path, size, "copy", content, base)
-    return PlannedFile(path, size, "upload", content)
+    in_base = source is not None and bool(source.lfs) and is_same(content, size, source)
+    if path in target and is_same(content, size, target[path]):
+        origin = "unchanged"
+    elif source is not None and in_base and source.xet_hash and base is not None and not base.refusal:
+        origin = "copy"
+    else:
+        origin = "upload"
+    return PlannedFile(path, size, origin, content, base if in_base else None)
 
 
 def plan_remote_file(path: str, base: Base, target: dict[str, RepoFile]) -> PlannedFile:
@@ -114,6 +118,13 @@ def plan_remote_file(path: str, base: Base, target: dict[str, RepoFile]) -> Plan
     source, there = base.files[path], target.get(path)
     same = there is not None and there.lfs and source.lfs and there.lfs.sha256 == source.lfs.sha256
     return PlannedFile(path, source.size, "unchanged" if same else "copy", None, base)
+
+
+def changed_weights(plan: list[PlannedFile], base: Base | None) -> list[str]:
+    """The files of weights that are known not to be the base's."""
+    if base is None or not base.files:
+        return []
+    return [file.path for file in plan if file.path.endswith(".safetensors") and file.base is None]
 
 
 def is_same(content: bytes | Path, size: int, remote: RepoFile) -> bool:

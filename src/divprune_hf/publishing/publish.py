@@ -78,6 +78,7 @@ def publish_variant(
         else:
             with explained(f"the base {base}"):
                 remote, weights = remote_weights(base, commit, staging, folder), []
+        # No check of the code by hash here: it was written a moment ago from this package.
         contents = {path.relative_to(staging).as_posix(): path for path in staging.rglob("*") if path.is_file()}
         return push_files(
             staging,

@@ -18,6 +18,9 @@ from divprune_hf.publishing.target import Target, find_target
 from divprune_hf.publishing.variants import licence_for
 
 
+CLAIM = "byte for byte"  # what the card's template says about the weights
+
+
 @dataclass(frozen=True)
 class PushResult:
     """What a push did: the repo, the commit that holds the variant (None for a dry run), its tag, and its files."""
@@ -59,9 +62,12 @@ def push_variant(
 
     Raises:
         ValueError: the folder is not as `convert_checkpoint` makes it, its licence is not known, the target must not be
-            written to, or the Hub refuses. Nothing is visible on the Hub then.
+            written to, or the Hub refuses. What breaks off before the commit leaves nothing visible on the Hub, at most
+            an empty private repo; what breaks off after it is finished by pushing again.
     """
     folder = Path(folder).resolve()
+    check_links(folder)
+    checks.check_code(folder)
     contents = variant_files(folder, say)
     weights = files.weight_files(folder)
     return push_files(folder, contents, weights, repo_id, public, revision, tag, dry_run, upload_weights, license, say)
@@ -70,7 +76,7 @@ def push_variant(
 def push_files(
     folder, contents, weights, repo_id, public, revision, tag, dry_run, upload_weights, license, say, remote=None
 ):
-    """Check a variant, and push it.
+    """Check a variant whose code is known to be ours, and push it.
 
     Args:
         folder (`Path`): its files, as far as they are here.
@@ -81,11 +87,10 @@ def push_files(
     """
     check_repo_id(repo_id)
     tag = tag or f"v{divprune_hf.__version__}"
-    checks.check_code(folder)
     shapes = remote.shapes if remote else files.tensor_shapes(folder, weights)
     checks.check_configs(folder, shapes)
     config = files.read_json(folder / "config.json")
-    recorded = config.get("divprune_base")
+    recorded = files.recorded_base(config)
     licence = licence_for(recorded["repo_id"] if recorded else None, license)
     contents = {**contents, "README.md": card(folder, config, repo_id, tag, licence).encode()}
     check_metadata(contents["README.md"].decode())
@@ -98,6 +103,7 @@ def push_files(
             say(f"Nothing is copied from {base.repo_id}: {base.refusal}")
         planned = [plan.plan_file(name, contents[name], base, target.files) for name in sorted(contents)]
         planned += [plan.plan_remote_file(name, base, target.files) for name in (remote.names if remote else [])]
+        check_claim(contents["README.md"].decode(), plan.changed_weights(planned, base), base)
         stale = plan.stale_files(planned, target.files)
         changes = bool(stale) or any(file.origin != "unchanged" for file in planned)
         check_tag(target, tag, changes)
@@ -165,16 +171,27 @@ def check_tag(target: Target, tag: str, changes: bool) -> None:
         )
 
 
-def variant_files(folder: Path, say: Callable[[str], object]) -> dict[str, Path]:
-    """The files of a variant folder by name; what does not belong to a variant stays here and is named."""
+def check_claim(text: str, changed: list[str], base: plan.Base | None) -> None:
+    """Refuse a card that calls the weights the base's when they are not."""
+    if changed and base is not None and CLAIM in text:
+        raise ValueError(
+            f"{', '.join(changed)} differs from the file of {base.repo_id} at commit {base.commit}, but README.md says "
+            f'"{CLAIM}": write there what was done to the weights.'
+        )
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a folder with a link that leads out of it: who pushes would not see what it publishes."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder, expected a variant (divprune-hf convert BASE OUT).")
-    names = [
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
-    ]
-    for name in names:
-        if folder not in (folder / name).resolve().parents:
-            raise ValueError(f"{folder / name} is a link that leads out of the folder: put a copy in its place.")
+    for path in folder.rglob("*"):
+        if folder not in path.resolve().parents:
+            raise ValueError(f"{path} is a link that leads out of the folder: put a copy in its place.")
+
+
+def variant_files(folder: Path, say: Callable[[str], object]) -> dict[str, Path]:
+    """The files of a variant folder by name; what does not belong to a variant stays here and is named."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
     own = {"README.md", *files.EDITED_FILES, *files.copied_files(folder), *files.weight_files(folder)}
     belongs = [name for name in names if name in own or name.endswith(".py")]
     left = sorted(set(names) - set(belongs))
