@@ -64,7 +64,7 @@ def render_card(facts: CardFacts) -> str:
     pin = ""
     if facts.tag:
         check = f"divprune-hf verify {facts.name} --revision {facts.tag}"
-        pin = f'\n`revision="{facts.tag}"` pins them; `{check}` compares them with those of divprune_hf.'
+        pin = f'\n`revision="{facts.tag}"` keeps to this version; `{check}` compares them with those of divprune_hf.'
     return template.substitute(
         metadata=metadata(facts),
         title=facts.name.split("/")[-1],

@@ -30,7 +30,7 @@ def counted(row, divprune_config):
         ["the same, as a share", "100%", f"{ratio:.1%}"],
     ]
     note = (
-        f"Counted with `divprune_hf.flops`, the FLOP model of the paper, and averaged over {row.prompts}; the vision "
+        f"Counted with `divprune_hf.flops`, the FLOP model of the paper, {row.prompts}; the vision "
         "tower and the selection are not in it."
     )
     return f"{table(['', 'all tokens', 'this variant'], rows)}\n\n{note}"

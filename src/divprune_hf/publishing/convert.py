@@ -100,13 +100,14 @@ def variant_texts(base, folder, commit, divprune_config, name):
     if commit is not None:
         edited["divprune_base"] = {"repo_id": str(base), "commit": commit}
     facts = CardFacts.of_config(name, edited, folder.name)
-    notice = facts.licence.notice if facts.licence else None
+    licence = facts.licence
+    notice = f"{licence.notice}\n{licence.link}\n" if licence and licence.notice else None
     brings_notice = any(path.name.upper().startswith("NOTICE") for path in folder.iterdir())
     return {
         "config.json": to_json(edited),
         "processor_config.json": to_json(variant_processor_config(processor_config, config, family, divprune_config)),
         "README.md": render_card(facts),
-        **({"NOTICE": f"{notice}\n"} if notice and not brings_notice else {}),
+        **({"NOTICE": notice} if notice and not brings_notice else {}),
         **shipped_code(),
     }
 
