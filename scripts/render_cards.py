@@ -25,6 +25,7 @@ def table_cards() -> dict[str, str]:
             tag=f"v{divprune_hf.__version__}",
             licence=row.licence,
             row=row,
+            takes_videos=row.video_retention_ratio is not None,
         )
         cards[key] = render_card(facts)
     return cards

@@ -30,6 +30,7 @@ class CardFacts:
         base: the Hub id of the base or, if it is not `on_hub`, the name of its folder.
         commit: the commit of a Hub base, where it is known.
         tag: the tag under which the variant is published.
+        takes_videos: whether its family has a budget for videos too.
         row: the row of the table with the base's figures.
     """
 
@@ -41,6 +42,7 @@ class CardFacts:
     tag: str | None = None
     licence: Licence | None = None
     row: Variant | None = None
+    takes_videos: bool = False
 
     @classmethod
     def of_config(cls, name: str, config: dict, folder_name: str) -> "CardFacts":
@@ -55,6 +57,7 @@ class CardFacts:
             commit=recorded.get("commit"),
             licence=row.licence if row else None,
             row=row,
+            takes_videos="video" in config["model_type"],
         )
 
 
@@ -71,7 +74,7 @@ def render_card(facts: CardFacts) -> str:
         name=facts.name,
         source=source(facts),
         budget=budget(facts),
-        video=VIDEO if facts.row and facts.row.video_retention_ratio else "",
+        video=VIDEO if facts.takes_videos else "",
         pinning=pin,
         revision=f', revision="{facts.tag}"' if facts.tag else "",
         code_revision=f', code_revision="{facts.tag}"' if facts.tag else "",
@@ -116,7 +119,8 @@ def budget(facts):
         text = f"{divprune_config.num_tokens} visual tokens per image"
     else:
         text = f"{divprune_config.retention_ratio:.1%} of each image's visual tokens"
-    # Only families that take videos have these.
+    if not facts.takes_videos:
+        return text
     if getattr(divprune_config, "video_num_tokens", None) is not None:
         return f"{text} and {divprune_config.video_num_tokens} of each video's"
     ratio = getattr(divprune_config, "video_retention_ratio", None) or (row.video_retention_ratio if row else None)

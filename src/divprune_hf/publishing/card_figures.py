@@ -42,7 +42,7 @@ def token_counts(row, divprune_config):
     limits = {"retention_ratio": divprune_config.retention_ratio, "num_tokens": divprune_config.num_tokens}
     if row.video_retention_ratio:
         num_tokens = getattr(divprune_config, "video_num_tokens", None)
-        ratio = getattr(divprune_config, "video_retention_ratio", row.video_retention_ratio)
+        ratio = getattr(divprune_config, "video_retention_ratio", None) or row.video_retention_ratio
         limits = {"num_tokens": num_tokens, "retention_ratio": None if num_tokens else ratio}
     kept = [keep_count(available, **limits) for available in row.visual_tokens]
     before = [prompt_flops(sizes, *tokens) for tokens in zip(row.text_tokens, row.visual_tokens)]
