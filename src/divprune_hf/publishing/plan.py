@@ -106,7 +106,7 @@ def plan_file(path: str, content: bytes | Path, base: Base | None, target: dict[
     in_base = source is not None and bool(source.lfs) and is_same(content, size, source)
     if path in target and is_same(content, size, target[path]):
         origin = "unchanged"
-    elif source is not None and in_base and source.xet_hash and base is not None and not base.refusal:
+    elif base and not base.refusal and source and in_base and source.xet_hash:  # which old versions do not know
         origin = "copy"
     else:
         origin = "upload"
