@@ -1,4 +1,4 @@
-.PHONY: install test lint demo
+.PHONY: install test lint cards demo
 
 install:  ## everything for development, in the current environment
 	python -m pip install -e '.[dev]'
@@ -8,6 +8,9 @@ test:  ## the test suite
 
 lint:  ## ruff and mypy, as CI runs them
 	ruff check . && ruff format --check . && mypy
+
+cards:  ## the model cards, from their template and table
+	python scripts/render_cards.py
 
 demo:  ## the small model that ships with the package
 	divprune-hf demo

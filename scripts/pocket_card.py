@@ -1,49 +1,20 @@
-"""The model card of pocket-llava, filled with measured figures only."""
+"""What the model card of pocket-llava says about its training: measured figures only."""
 
 from pathlib import Path
 
 from pocket_scenes import SINGULAR
 
 
-CARD = """---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: image-text-to-text
-tags:
-- llava
-- visual-token-pruning
-- toy-model
-datasets:
-- zalando-datasets/fashion_mnist
----
-
-# pocket-llava
+CARD = """## The base: pocket-llava
 
 A tiny LLaVA with real, trained weights: {parameters:.2f} million parameters, {megabytes:.1f} MB of float32, in the
-stock `LlavaForConditionalGeneration` layout. It answers plain questions about scenes of small Fashion-MNIST pictures.
-It exists so that visual token pruning can be tried, measured and looked at on any laptop, without a download.
+stock `LlavaForConditionalGeneration` layout, which comes with the package in `model_cards/pocket-llava`. It answers
+plain questions about scenes of small Fashion-MNIST pictures. It exists so that visual token pruning can be tried,
+measured and looked at on any laptop, without a download.
 
 **The scenes were designed for this.** Two to eight small objects (2 x 2 of the 16 x 16 patches each) lie on varied,
 mostly empty backgrounds, so that most of the 256 visual tokens are redundant by construction. What pruning costs here
 says nothing about what it costs a large model on photographs.
-
-## Use
-
-```python
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-folder = "model_cards/pocket-llava"
-processor = AutoProcessor.from_pretrained(folder)
-model = AutoModelForImageTextToText.from_pretrained(folder)
-
-question = [{{"type": "image"}}, {{"type": "text", "text": "Is there a bag?"}}]
-prompt = processor.apply_chat_template([{{"role": "user", "content": question}}], add_generation_prompt=True)
-image = Image.open(f"{{folder}}/examples/scene_00.png")
-inputs = processor(images=image, text=prompt, return_tensors="pt")
-output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-print(processor.batch_decode(output[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)[0])
-```
 
 It knows three kinds of questions, in these words:
 
@@ -54,7 +25,7 @@ It knows three kinds of questions, in these words:
 
 The objects: {objects}. ("A boot" is Fashion-MNIST's "Ankle boot".)
 
-## Measured
+### Measured, with all visual tokens
 
 On held-out scenes, whose pictures come from Fashion-MNIST's test split, scored once, with all 256 visual tokens,
 greedy decoding, through the stock transformers classes; `scripts/train_pocket_llava.py` on {hardware}, {date}.
@@ -75,7 +46,7 @@ greedy decoding, through the stock transformers classes; `scripts/train_pocket_l
 
 Presence by object: {per_class}.
 
-## Training
+### Training
 
 Everything was trained from random weights by `scripts/train_pocket_llava.py` on {hardware}; no other data, no
 pretrained weights. Training, validation and held-out scenes share no picture: training and validation cut the train
@@ -98,7 +69,7 @@ The model: a CLIP tower (128 wide, 5 layers, CLS token, patch 14, 224 pixels; `v
 layer is never read and stays untrained), LLaVA's two-layer projector, and a Llama (128 wide, 6 layers, 4 heads of 32,
 2 key-value heads) over a vocabulary of {vocabulary} words.
 
-## Limits
+### Its limits
 
 - A toy: it knows these objects, these scenes and these sentences, and nothing else. Other words become `<unk>`;
   photographs get an answer, but not a meaningful one.
@@ -108,14 +79,14 @@ layer is never read and stays untrained), LLaVA's two-layer projector, and a Lla
 - Position answers rest on the order of all 256 visual tokens; with pruned tokens, whose places in the sequence close
   up, they are mostly wrong. Counting suffers too. Presence does not rest on the order.
 
-## Examples
+### Examples
 
 `examples/` holds twelve held-out scenes with questions and right answers (`questions.json`), drawn by seed, not by
 whether the model answers them.
 
-## Licence
+### Pictures
 
-The weights are under Apache 2.0. Fashion-MNIST is by Zalando SE, under the MIT licence (Debian package
+Fashion-MNIST is by Zalando SE, under the MIT licence (Debian package
 `dataset-fashion-mnist`); the pictures in `examples/` are composed from it.
 """
 
@@ -127,10 +98,10 @@ def stage_line(name: str, stage: dict) -> str:
 
 
 def write_card(folder: Path, held_out: dict, stages: dict[str, dict], facts: dict) -> None:
-    """Write README.md from the held-out figures, the stages' own records and facts about the model."""
+    """Write training.md from the held-out figures, the stages' own records and facts about the model."""
     objects = ", ".join(SINGULAR)
     per_class = ", ".join(f"{name} {share:.1%}" for name, share in held_out["per_class"].items())
     lines = "\n".join(stage_line(name, stage) for name, stage in stages.items())
     figures = {**held_out, **facts, "per_class": per_class, "objects": objects, "stages": lines}
     wrong = max(1 - held_out["presence"], 1e-3)
-    (folder / "README.md").write_text(CARD.format(**figures, once_in=1 / wrong), encoding="utf-8")
+    (folder / "training.md").write_text(CARD.format(**figures, once_in=1 / wrong), encoding="utf-8")

@@ -160,7 +160,7 @@ def main() -> None:
         for name, title in names.items()
     }
     write_card(arguments.out, held_out, records, facts)
-    stages.log(f"presence {held_out['presence']:.1%}, card written to {arguments.out / 'README.md'}")
+    stages.log(f"presence {held_out['presence']:.1%}, written to {arguments.out / 'training.md'}: now run `make cards`")
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def run_isolated(tmp_path_factory):
         "sys.meta_path.insert(0, Guard())\n"
     )
 
-    def run(code, *arguments):
-        environment = {**os.environ, "HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    def run(code, *arguments, **variables):
+        environment = {**os.environ, "HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **variables}
         result = subprocess.run(
             [sys.executable, "-c", guard + code, *map(str, arguments)],
             capture_output=True,
@@ -107,3 +107,31 @@ def run_isolated(tmp_path_factory):
         return result.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(Path(__file__).parents[1]),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def installed_wheel(wheel, tmp_path_factory):
+    """A folder with the unpacked wheel alone: first on the path, it puts the clone out of sight."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(command, check=True, capture_output=True)
+    return site

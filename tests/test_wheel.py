@@ -7,53 +7,31 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
 def test_the_wheel_carries_the_model_the_template_and_the_type_marker(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    data = {f"divprune_hf/model_cards/{name}" for name in ("variant_card.md", "pocket-llava/model.safetensors")}
+    data = {
+        f"divprune_hf/model_cards/{name}"
+        for name in ("variant_card.md", "variants.toml", "pocket-llava/model.safetensors")
+    }
     code = {f"divprune_hf/remote_code/{path.name}" for path in (ROOT / "src/divprune_hf/remote_code").glob("*.py")}
     assert data | code | {"divprune_hf/py.typed"} <= names
 
 
-def test_the_demo_runs_from_the_installed_wheel(wheel, tmp_path):
-    """A folder with the unpacked wheel alone stands first on the path; the clone is out of sight."""
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--target",
-        str(tmp_path / "site"),
-        str(wheel),
-    ]
-    subprocess.run(install, check=True, capture_output=True)
+def test_the_demo_runs_from_the_installed_wheel(installed_wheel, tmp_path):
     code = (
         "import json, divprune_hf, divprune_hf.demo as demo\n"
         "figures = demo.run_demo('kept.png')\n"
         "print(json.dumps({'file': divprune_hf.__file__, **figures}))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(installed_wheel), "HF_HUB_OFFLINE": "1"}
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     figures = json.loads(result.stdout.splitlines()[-1])
-    assert Path(figures["file"]).is_relative_to(tmp_path / "site")
+    assert Path(figures["file"]).is_relative_to(installed_wheel)
     assert figures["full"]["visual_tokens"] == 256 and figures["pruned"]["visual_tokens"] == 25
     assert figures["full"]["prompt_tokens"] - figures["pruned"]["prompt_tokens"] == 256 - 25
     assert "| question" in result.stdout and (tmp_path / "kept.png").stat().st_size > 10_000

@@ -5,6 +5,9 @@ Importing this package registers its classes with the Auto classes of transforme
 
 from divprune_hf.budget import set_budget
 from divprune_hf.publishing.convert import convert_checkpoint
+from divprune_hf.publishing.publish import publish_variant
+from divprune_hf.publishing.push import push_variant
+from divprune_hf.publishing.verify import verify_variant
 from divprune_hf.registration import AutoModelForVision2Seq, register_auto_classes
 from divprune_hf.remote_code.configuration_divprune import (
     DivPruneConfig,
@@ -46,8 +49,11 @@ __all__ = [
     "DivPruneLlavaProcessor",
     "convert_checkpoint",
     "keep_count",
+    "publish_variant",
+    "push_variant",
     "select_diverse_tokens",
     "set_budget",
+    "verify_variant",
 ]
 
 register_auto_classes()

@@ -12,6 +12,7 @@ from divprune_hf.ask import ask, ask_about_video
 from divprune_hf.demo import run_demo
 from divprune_hf.loading import load_pruned
 from divprune_hf.pictures import read_picture
+from divprune_hf.publishing.commands import add_commands
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
 from divprune_hf.remote_code.token_budget import ORDERS
@@ -76,6 +77,8 @@ def build_parser():
     question.add_argument("--trust-remote-code", action="store_true", help="run the code that the variant brings")
     question.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="the longest answer (64)")
     question.set_defaults(run=run_ask)
+
+    add_commands(commands, add_budget)
 
     demo = commands.add_parser("demo", help="convert the small model that ships with the package, and ask it")
     demo.add_argument("--show", metavar="PNG", default="divprune-demo.png", help="where to draw the kept patches")

@@ -1,44 +1,151 @@
 """The model card of a variant, rendered from one template."""
 
-from pathlib import Path
+import re
+from dataclasses import dataclass
 from string import Template
 
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import ModelCardData
 
 from divprune_hf.package_data import model_cards
+from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.publishing.card_figures import figures
+from divprune_hf.publishing.variants import Licence, Variant, variant_of
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
-def variant_card(base, commit, name, divprune_config):
-    """The text of a variant's README.md.
+LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
 
-    Args:
-        base (`str` or `Path`): the folder or Hub id it was converted from.
-        commit (`str` or `None`): the commit of a Hub base.
-        name (`str`): the variant's name.
-        divprune_config (`DivPruneConfig`): its budget.
+VIDEO = (
+    " Videos go in as `processor(videos=..., text=...)`; their budgets are\n`video_num_tokens` and "
+    "`video_retention_ratio`."
+)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells.
+
+    Attributes:
+        name: what `from_pretrained` takes: a folder, or ORG/NAME.
+        base: the Hub id of the base or, if it is not `on_hub`, the name of its folder.
+        commit: the commit of a Hub base, where it is known.
+        tag: the tag under which the variant is published.
+        takes_videos: whether its family has a budget for videos too.
+        row: the row of the table with the base's figures.
     """
-    if divprune_config.num_tokens is not None:
-        budget = f"{divprune_config.num_tokens} visual tokens per image"
-    else:
-        budget = f"{divprune_config.retention_ratio:.1%} of each image's visual tokens"
-    if is_hub_id(base):
-        base_line, source = f"base_model: {base}\nbase_model_relation: finetune\n", f"`{base}`"
-    else:
-        base_line, source = "", f"the local checkpoint `{Path(base).resolve().name}`"
+
+    name: str
+    divprune_config: DivPruneConfig
+    base: str
+    on_hub: bool = False
+    commit: str | None = None
+    tag: str | None = None
+    licence: Licence | None = None
+    row: Variant | None = None
+    takes_videos: bool = False
+
+    @classmethod
+    def of_config(cls, name: str, config: dict, folder_name: str) -> "CardFacts":
+        """What is known of a variant with this `config.json`; `folder_name` is that of a local base."""
+        recorded = files.recorded_base(config) or {}
+        row = variant_of(recorded.get("repo_id"))
+        return cls(
+            name=name,
+            divprune_config=DivPruneConfig(**config["divprune_config"]),
+            base=recorded.get("repo_id") or folder_name,
+            on_hub="repo_id" in recorded,
+            commit=recorded.get("commit"),
+            licence=row.licence if row else None,
+            row=row,
+            takes_videos="video" in config["model_type"],
+        )
+
+
+def render_card(facts: CardFacts) -> str:
+    """The text of a variant's README.md."""
     template = Template((model_cards() / "variant_card.md").read_text(encoding="utf-8"))
+    pin = ""
+    if facts.tag:
+        check = f"divprune-hf verify {facts.name} --revision {facts.tag}"
+        pin = f'\n`revision="{facts.tag}"` keeps to this version; `{check}` compares them with those of divprune_hf.'
     return template.substitute(
-        name=name,
-        base_line=base_line,
-        source=source + (f" at commit `{commit}`" if commit else ""),
-        budget=budget,
+        metadata=metadata(facts),
+        title=facts.name.split("/")[-1],
+        name=facts.name,
+        source=source(facts),
+        budget=budget(facts),
+        video=VIDEO if facts.takes_videos else "",
+        pinning=pin,
+        revision=f', revision="{facts.tag}"' if facts.tag else "",
+        code_revision=f', code_revision="{facts.tag}"' if facts.tag else "",
+        figures=figures(facts.row, facts.divprune_config),
+        details=details(facts.row),
+        licence=licence_text(facts),
     )
 
 
-def is_hub_id(base):
-    if Path(base).exists():
-        return False
-    try:
-        validate_repo_id(str(base))
-    except ValueError:
-        return False
-    return True
+def metadata(facts):
+    """The YAML at the top of the card, with what the Hub's pages and filters read."""
+    data = {
+        **licence_metadata(facts.licence),
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        **({"base_model": facts.base, "base_model_relation": "finetune"} if facts.on_hub else {}),
+        "tags": ["divprune", "visual-token-pruning", "llava", *(facts.row.tags if facts.row else [])],
+        **({"datasets": facts.row.datasets} if facts.row and facts.row.datasets else {}),
+    }
+    return ModelCardData(**data).to_yaml()
+
+
+def licence_metadata(licence):
+    """The part of the metadata that names the licence; `other` needs a name and a link besides."""
+    if licence is None:
+        return {}
+    if licence.id != "other":
+        return {"license": licence.id}
+    return {"license": "other", "license_name": licence.name, "license_link": licence.link}
+
+
+def source(facts):
+    if not facts.on_hub:
+        return LOCAL_SOURCE.format(base=facts.base)
+    at = f" at commit `{facts.commit}`" if facts.commit else ""
+    return f"Converted from [`{facts.base}`](https://huggingface.co/{facts.base}){at} with divprune_hf."
+
+
+def budget(facts):
+    divprune_config = facts.divprune_config
+    if divprune_config.num_tokens is not None:
+        text = f"{divprune_config.num_tokens} visual tokens per image"
+    else:
+        text = f"{divprune_config.retention_ratio:.1%} of each image's visual tokens"
+    if not facts.takes_videos:
+        return text
+    if divprune_config.video_num_tokens is not None:
+        return f"{text} and {divprune_config.video_num_tokens} of each video's"
+    return f"{text} and {divprune_config.video_retention_ratio:.1%} of each video's"
+
+
+def details(row):
+    if row is None or row.details is None:
+        return ""
+    return "\n" + (model_cards() / row.details).read_text(encoding="utf-8").strip() + "\n"
+
+
+def licence_text(facts):
+    licence = facts.licence
+    if licence is None:
+        return "The licence of the base holds for this model too."
+    named = f"[{licence.title}]({licence.link})" if licence.link else licence.title
+    parts = [f"The base is under the {named}, which holds for this model too.", licence.terms, licence.notice]
+    return " ".join(part for part in [*parts, "The Python files are under Apache-2.0."] if part)
+
+
+def rendered_facts(text: str, config: dict) -> CardFacts | None:
+    """The facts from which `convert` rendered this card, or None if it was written or edited by someone."""
+    name = re.search(r'from_pretrained\(\s*"([^"]+)"', text)
+    base = re.search(LOCAL_SOURCE.format(base="([^`]+)"), text)
+    if name is None:
+        return None
+    facts = CardFacts.of_config(name[1], config, base[1] if base else "")
+    return facts if render_card(facts) == text else None

@@ -10,6 +10,7 @@ from divprune_hf.remote_code.configuration_divprune import auto_map
 
 
 WEIGHT_PATTERNS = ["*.safetensors", "model.safetensors.index.json"]
+LEGAL_PATTERNS = ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]
 # Copied byte for byte. The base's README is not: its card speaks for another model.
 COPIED_PATTERNS = [
     "tokenizer.json",
@@ -26,10 +27,7 @@ COPIED_PATTERNS = [
     "chat_template.json",
     "chat_template.jinja",
     "additional_chat_templates/*.jinja",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
+    *LEGAL_PATTERNS,
 ]
 EDITED_FILES = ["config.json", "processor_config.json"]
 FILES_THAT_NAME_CODE = [
@@ -94,6 +92,16 @@ def check_vision_tower(config, source):
 def is_variant(config):
     """Whether a config is that of a variant of ours."""
     return any(config.get("model_type") == family.config_class.model_type for family in FAMILIES.values())
+
+
+def recorded_base(config):
+    """The Hub base that the config of a variant records: a dict with its `repo_id` and `commit`, or None."""
+    recorded = config.get("divprune_base")
+    if recorded is None:
+        return None
+    if not isinstance(recorded, dict) or not all(isinstance(recorded.get(key), str) for key in ("repo_id", "commit")):
+        raise ValueError(f"config.json has divprune_base={recorded!r}, expected a repo_id and a commit.")
+    return recorded
 
 
 def check_no_foreign_code(folder):
@@ -165,7 +173,7 @@ def weight_files(folder):
 
 
 def check_shard(path):
-    """Check that a safetensors file is as long as its header says; return the names of its tensors."""
+    """Check that a safetensors file is as long as its header says; return the shapes of its tensors, by name."""
     if not path.is_file():
         raise ValueError(f"{path} is missing, expected all shards of the checkpoint.")
     size = path.stat().st_size
@@ -183,15 +191,22 @@ def check_shard(path):
         raise ValueError(
             f"{path} is truncated or damaged: it has {size} bytes, its header says {expected}. Download it again."
         )
-    return set(tensors)
+    return {name: tuple(tensor.get("shape", ())) for name, tensor in tensors.items()}
+
+
+def tensor_shapes(folder, weights):
+    """The shape of every tensor in the files that `weight_files` lists."""
+    shards = [name for name in weights if name.endswith(".safetensors")]
+    return [shape for name in shards for shape in check_shard(Path(folder) / name).values()]
 
 
 def copied_files(folder):
     """Names of the files that go into a variant byte for byte, weights apart."""
     folder = Path(folder)
     names = [path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob("*/*.jinja")]]
-    return sorted(
-        name
-        for name in names
-        if (folder / name).is_file() and any(fnmatch(name.upper(), pattern.upper()) for pattern in COPIED_PATTERNS)
-    )
+    return sorted(name for name in names if (folder / name).is_file() and matches(name, COPIED_PATTERNS))
+
+
+def matches(name, patterns):
+    """Whether a file name fits one of the patterns, in any case."""
+    return any(fnmatch(name.upper(), pattern.upper()) for pattern in patterns)

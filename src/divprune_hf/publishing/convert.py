@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import tempfile
-from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -13,7 +12,9 @@ from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
 from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing.card import variant_card
+from divprune_hf.publishing.card import CardFacts, render_card
+from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.shipped import shipped_code
 from divprune_hf.publishing.variant_configs import variant_config, variant_processor_config
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
@@ -51,31 +52,18 @@ def convert_checkpoint(
     """
     if not str(base) or not str(out):
         raise ValueError(f"Got base={str(base)!r} and out={str(out)!r}, expected the names of two folders.")
-    DivPruneConfig.merged(
-        override=divprune_config, takes_videos=True
-    )  # an impossible budget fails before anything is downloaded
+    # An impossible budget fails before anything is downloaded.
+    DivPruneConfig.merged(override=divprune_config, takes_videos=True)
     out = Path(out).resolve()
     check_replaceable(out, overwrite)
     folder, commit = local_folder(base, base_revision)
     check_apart(out, folder)
-    config = files.read_json(folder / "config.json")
-    family = files.family_of(config, base)
-    divprune_config = DivPruneConfig.merged(config.get("divprune_config"), divprune_config, family.takes_videos)
+    texts = variant_texts(base, folder, commit, divprune_config, out.name)
     weights = files.weight_files(folder)
-    files.check_no_foreign_code(folder)
     copied = files.copied_files(folder)
     for name in [*weights, *copied]:
         if out in (folder / name).resolve().parents:
             raise ValueError(f"{folder / name} of the base is a link into {out}, which would be replaced.")
-    has_processor_config = (folder / "processor_config.json").is_file()
-    processor_config = files.read_json(folder / "processor_config.json") if has_processor_config else {}
-    texts = {
-        "config.json": to_json(variant_config(config, family, divprune_config)),
-        "processor_config.json": to_json(variant_processor_config(processor_config, config, family, divprune_config)),
-        "README.md": variant_card(base, commit, out.name, divprune_config),
-        **shipped_code(),
-    }
-
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     try:
@@ -93,7 +81,39 @@ def convert_checkpoint(
     return out
 
 
-def local_folder(base: str | Path, revision: str | None = None) -> tuple[Path, str | None]:
+def variant_texts(base, folder, commit, divprune_config, name):
+    """The files of a variant that are not the base's, by name: configs, card, code.
+
+    Args:
+        base (`str` or `Path`): how the base was named.
+        folder (`Path`): where its small files are.
+        commit (`str` or `None`): its commit, if it is a Hub repo.
+        divprune_config (`dict`, `DivPruneConfig` or `None`): the budget asked for.
+        name (`str`): what `from_pretrained` takes for the variant.
+    """
+    config = files.read_json(folder / "config.json")
+    family = files.family_of(config, base)
+    files.check_no_foreign_code(folder)
+    has_processor_config = (folder / "processor_config.json").is_file()
+    processor_config = files.read_json(folder / "processor_config.json") if has_processor_config else {}
+    divprune_config = DivPruneConfig.merged(config.get("divprune_config"), divprune_config, family.takes_videos)
+    edited = variant_config(config, family, divprune_config)
+    if commit is not None:
+        edited["divprune_base"] = {"repo_id": str(base), "commit": commit}
+    facts = CardFacts.of_config(name, edited, folder.name)
+    licence = facts.licence
+    notice = f"{licence.notice}\n{licence.link}\n" if licence and licence.notice else None
+    brings_notice = any(path.name.upper().startswith("NOTICE") for path in folder.iterdir())
+    return {
+        "config.json": to_json(edited),
+        "processor_config.json": to_json(variant_processor_config(processor_config, config, family, divprune_config)),
+        "README.md": render_card(facts),
+        **({"NOTICE": notice} if notice and not brings_notice else {}),
+        **shipped_code(),
+    }
+
+
+def local_folder(base: str | Path, revision: str | None = None, with_weights: bool = True) -> tuple[Path, str | None]:
     """The folder of a base and, for a Hub repo, its commit. Small files come first: a refusal costs no weights."""
     if Path(base).is_dir():
         if revision is not None:
@@ -104,11 +124,12 @@ def local_folder(base: str | Path, revision: str | None = None) -> tuple[Path, s
     except ValueError:
         raise ValueError(f"{base} is neither a folder nor the id of a Hub repo.") from None
     small = [*files.EDITED_FILES, *files.COPIED_PATTERNS, "model.safetensors.index.json"]
-    folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=small)).resolve()
-    files.family_of(files.read_json(folder / "config.json"), base)
-    files.check_no_foreign_code(folder)
-    # By commit: the branch may have moved since.
-    snapshot_download(str(base), revision=folder.name, allow_patterns=files.WEIGHT_PATTERNS)
+    with explained(f"the base {base}"):
+        folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=small)).resolve()
+        files.family_of(files.read_json(folder / "config.json"), base)
+        files.check_no_foreign_code(folder)
+        if with_weights:  # By commit: the branch may have moved since.
+            snapshot_download(str(base), revision=folder.name, allow_patterns=files.WEIGHT_PATTERNS)
     return folder, folder.name
 
 
@@ -130,13 +151,6 @@ def check_apart(out: Path, folder: Path) -> None:
     """Refuse an `out` that is, contains or lies in the base's folder (links resolved)."""
     if out == folder or out in folder.parents or folder in out.parents:
         raise ValueError(f"{out} is, contains or lies in the base {folder}: choose a folder apart from it.")
-
-
-def shipped_code() -> dict[str, str]:
-    """The text of every file of `remote_code`, by name."""
-    room = resources.files("divprune_hf.remote_code")
-    names = [entry.name for entry in room.iterdir() if entry.name.endswith(".py") and entry.name != "__init__.py"]
-    return {name: (room / name).read_text(encoding="utf-8") for name in sorted(names)}
 
 
 def to_json(content):

@@ -1,0 +1,130 @@
+"""What must hold before a variant leaves this machine. Nothing of it is run before its code is known to be ours."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.publishing import load_check
+from divprune_hf.publishing.hub_errors import redact, without_tokens
+from divprune_hf.publishing.shipped import shipped_code
+from divprune_hf.publishing.variant_configs import variant_config, variant_processor_config
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+
+
+LARGEST_TO_LOAD = 2**30  # bytes of weights; larger models are built on the meta device
+CONFIG_KEYS = ("model_type", "architectures", "auto_map", "divprune_config")
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def code_differences(found: dict[str, bytes]) -> list[str]:
+    """How the Python files of a variant, by name, differ from this package's; empty where they are the same."""
+    expected = {name: sha256(text.encode()) for name, text in shipped_code().items()}
+    hashes = {name: sha256(content) for name, content in found.items()}
+    differences = [f"{name} is missing" for name in sorted(set(expected) - set(hashes))]
+    differences += [f"{name} is not one of ours" for name in sorted(set(hashes) - set(expected))]
+    both = sorted(set(expected) & set(hashes))
+    return differences + [f"{name} differs" for name in both if expected[name] != hashes[name]]
+
+
+def check_code(folder: Path) -> None:
+    """Compare the code of a variant with this package's, by hash."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
+    differences = code_differences(found)
+    if differences:
+        raise ValueError(
+            f"{folder} does not hold the code of this package: {'; '.join(differences)}. Convert it again with this "
+            "version (divprune-hf convert FOLDER OUT)."
+        )
+
+
+def config_differences(config: dict, processor_config: dict, source: str | Path) -> list[str]:
+    """Where the configs of a variant are not as `convert` writes them; raises where they cannot be a variant's."""
+    if not files.is_variant(config):
+        raise ValueError(
+            f"{source} is of model_type {config.get('model_type')!r}, expected a variant (divprune-hf convert)."
+        )
+    family = files.family_of(config, source)
+    divprune_config = DivPruneConfig.merged(config.get("divprune_config"), takes_videos=family.takes_videos)
+    expected = variant_config(config, family, divprune_config)
+    differences = [f"config.json: {key}" for key in CONFIG_KEYS if config.get(key) != expected[key]]
+    expected = variant_processor_config(processor_config, config, family, divprune_config)
+    return differences + [
+        f"processor_config.json: {key}" for key in expected if processor_config.get(key) != expected[key]
+    ]
+
+
+def check_configs(folder: Path, shapes: list[tuple[int, ...]]) -> None:
+    """Check the configs of a variant against each other and against its weights.
+
+    Args:
+        folder (`Path`): the variant.
+        shapes: the shape of every tensor in its weights, from the headers.
+    """
+    config = files.read_json(folder / "config.json")
+    differences = config_differences(config, files.read_json(folder / "processor_config.json"), folder)
+    files.check_no_foreign_code(folder)
+    if differences:
+        raise ValueError(
+            f"{folder} is not as convert writes it ({', '.join(differences)}): convert it again (divprune-hf convert "
+            "FOLDER OUT)."
+        )
+    absent = Counter(needed_shapes(folder, config)) - Counter(shapes)
+    if absent:
+        shape, number = next(iter(absent.items()))
+        raise ValueError(
+            f"config.json of {folder} does not fit its weights: the model needs {number} more tensors of shape {shape} "
+            "than the safetensors headers list."
+        )
+
+
+def needed_shapes(folder, config):
+    """The shapes of all weights that a model with this config reads from files; nothing is allocated."""
+    family = files.family_of(config, folder)
+    with torch.device("meta"):
+        model = family.head_class(family.config_class.from_pretrained(folder))
+    weights = model.state_dict()
+    if getattr(model.config.get_text_config(), "tie_word_embeddings", False) or model.config.tie_word_embeddings:
+        weights = {name: weight for name, weight in weights.items() if not name.startswith("lm_head.")}
+    return [tuple(weight.shape) for weight in weights.values()]
+
+
+def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> None:
+    """Load a variant as remote code in a process that has not imported this package, and let it answer."""
+    on_meta = not has_weights or weight_bytes > LARGEST_TO_LOAD
+    with tempfile.TemporaryDirectory(prefix="divprune-check-") as modules:
+        environment = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
+        environment |= {"HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+        command = [sys.executable, load_check.__file__, str(folder), "meta" if on_meta else "weights"]
+        result = subprocess.run(command, env=environment, cwd=modules, capture_output=True, text=True)
+    if result.returncode:
+        last = result.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ValueError(f"{folder} does not load as remote code: {redact(last[0])}")
+    report = json.loads(result.stdout.splitlines()[-1])
+    if not all(module.startswith("transformers_modules.") for module in report["modules"]):
+        raise ValueError(f"{folder} loaded other code than its own: {report['modules']}.")
+    if report["problems"]:
+        raise ValueError(f"{folder} loads with {report['problems']}: its weights and its config do not fit.")
+    fits = report["kept"] == [report["placeholders"]] and report["logits"][1] == report["prompt"]
+    if not (fits and report["finite"]):
+        raise ValueError(f"{folder} does not answer a tiny prompt as it should: {report}.")
+
+
+def check_no_token(contents: dict[str, bytes]) -> None:
+    """Refuse files with something in them that looks like a token of the Hub."""
+    for name, content in contents.items():
+        text = content.decode("utf-8", errors="ignore")
+        if without_tokens(text) != text:
+            raise ValueError(
+                f"{name} holds a token of the Hub, or what looks like one: remove it and revoke the token."
+            )

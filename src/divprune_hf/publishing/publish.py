@@ -1,0 +1,118 @@
+"""Hub base -> model repo in one step: convert without weights, push, and let the Hub copy the weights."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.publishing import plan
+from divprune_hf.publishing.convert import local_folder, variant_texts
+from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.push import PushResult, check_repo_id, push_files
+from divprune_hf.publishing.variants import licence_for
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+
+
+@dataclass(frozen=True)
+class RemoteWeights:
+    """Weights that stay on the Hub: the names of their files, and the shape of every tensor."""
+
+    names: list[str]
+    shapes: list[tuple[int, ...]]
+
+
+def publish_variant(
+    base: str,
+    repo_id: str,
+    divprune_config: dict | DivPruneConfig | None = None,
+    *,
+    public: bool = False,
+    revision: str = "main",
+    tag: str | None = None,
+    dry_run: bool = False,
+    upload_weights: bool = False,
+    license: str | None = None,
+    base_revision: str | None = None,
+    say: Callable[[str], object] = print,
+) -> PushResult:
+    """Convert a checkpoint on the Hub and push the variant, without downloading the weights.
+
+    Args:
+        base (`str`): the id of a Hub repo.
+        repo_id (`str`): ORG/NAME of the variant.
+        divprune_config (`dict` or `DivPruneConfig`, *optional*): the budget; 0.098 of the visual tokens by default.
+        upload_weights (`bool`): download the weights and upload them, where the Hub cannot copy them.
+        base_revision (`str`, *optional*): branch, tag or commit of the base.
+        public, revision, tag, dry_run, license, say: as in `push_variant`.
+
+    Raises:
+        ValueError: as `convert_checkpoint` and `push_variant`, or the weights cannot be copied on the Hub.
+    """
+    if Path(base).is_dir():
+        raise ValueError(f"{base} is a folder, expected the id of a Hub repo: use convert and push for a folder.")
+    check_repo_id(repo_id)
+    # Both before anything is downloaded.
+    DivPruneConfig.merged(override=divprune_config, takes_videos=True)
+    licence_for(base, license)
+    if not upload_weights and not plan.CAN_COPY:
+        raise ValueError(
+            "The installed huggingface_hub is too old to have the Hub copy weights between repos: upgrade it, or pass "
+            "--upload-weights (upload_weights=True) to download and upload them."
+        )
+    folder, commit = local_folder(base, base_revision, with_weights=upload_weights)
+    with tempfile.TemporaryDirectory(prefix="divprune-publish-") as staging_name:
+        staging = Path(staging_name)
+        for name in files.copied_files(folder):
+            (staging / name).parent.mkdir(exist_ok=True)
+            shutil.copy(folder / name, staging / name)
+        for name, text in variant_texts(base, folder, commit, divprune_config, repo_id).items():
+            (staging / name).write_text(text, encoding="utf-8")
+        if upload_weights:
+            remote, weights = None, files.weight_files(folder)
+            for name in weights:
+                os.symlink((folder / name).resolve(), staging / name)
+        else:
+            with explained(f"the base {base}"):
+                remote, weights = remote_weights(base, commit, staging, folder), []
+        contents = {path.relative_to(staging).as_posix(): path for path in staging.rglob("*") if path.is_file()}
+        return push_files(
+            staging,
+            contents,
+            weights,
+            repo_id,
+            public,
+            revision,
+            tag,
+            dry_run,
+            upload_weights,
+            license,
+            say,
+            remote=remote,
+        )
+
+
+def remote_weights(base, commit, staging, folder):
+    """Read the headers of a base's weights on the Hub, and its index; check that the Hub can copy them."""
+    api = HfApi()
+    metadata = api.get_safetensors_metadata(base, revision=commit)
+    for tensor, shard in metadata.weight_map.items():
+        if tensor not in metadata.files_metadata[shard].tensors:
+            raise ValueError(f"{shard} of {base} lacks {tensor!r}, which the index says it holds.")
+    if metadata.sharded:
+        index = "model.safetensors.index.json"
+        shutil.copy(folder / index, staging / index)
+    there = plan.repo_files(api, base, commit)
+    names = sorted(metadata.files_metadata)
+    plain = [name for name in names if not (there[name].lfs and there[name].xet_hash)]
+    if plain:
+        raise ValueError(
+            f"The Hub cannot copy {plain[0]} of {base}, which is not in its large file storage: pass --upload-weights "
+            "(upload_weights=True) to download and upload it."
+        )
+    shapes = [tuple(tensor.shape) for name in names for tensor in metadata.files_metadata[name].tensors.values()]
+    return RemoteWeights(names, shapes)

@@ -1,0 +1,84 @@
+"""The model repo that a push goes to: what it holds, and whether it may be written to."""
+
+from dataclasses import dataclass, replace
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.publishing.plan import MODEL_PATTERNS, repo_files
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model repo: `head` is the commit of the branch `revision`, None while there is no such branch or repo."""
+
+    repo_id: str
+    revision: str
+    exists: bool
+    private: bool
+    head: str | None
+    files: dict[str, RepoFile]
+    tags: dict[str, str]
+
+    def created(self, api: HfApi) -> "Target":
+        """The repo and its branch, made if they are not there. A repo starts private, whatever it becomes."""
+        target = self
+        if not self.exists:
+            api.create_repo(self.repo_id, private=True)
+            info = api.model_info(self.repo_id)
+            target = replace(self, exists=True, private=True, head=info.sha if self.revision == "main" else None)
+        if target.head is None:
+            api.create_branch(self.repo_id, branch=self.revision)
+            target = replace(target, head=api.model_info(self.repo_id, revision=self.revision).sha)
+        return target
+
+
+def find_target(api: HfApi, repo_id: str, revision: str, recorded: dict | None, public: bool) -> Target:
+    """Look the target up, and refuse one that must not be written to.
+
+    Args:
+        api: speaks to the Hub.
+        repo_id: ORG/NAME.
+        revision: the branch.
+        recorded: the base that the variant's config records.
+        public: whether a public repo may be written to.
+    """
+    check_not_base(repo_id, recorded)
+    try:
+        info = api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return Target(repo_id, revision, False, True, None, {}, {})
+    check_not_base(info.id, recorded)  # the Hub also answers to the names that a repo had before
+    if not info.private and not public:
+        raise ValueError(f"{repo_id} is public: pass --public (public=True) to push to it.")
+    refs = api.list_repo_refs(repo_id)
+    tags = {ref.name: ref.target_commit for ref in refs.tags}
+    head = {ref.name: ref.target_commit for ref in refs.branches}.get(revision)
+    if head is None and revision in tags:
+        raise ValueError(f"Got revision={revision!r}, a tag of {repo_id}; expected a branch.")
+    commit = head or str(info.sha)  # a new branch starts from main
+    there = repo_files(api, repo_id, commit)
+    check_holds_variant(repo_id, commit, there)
+    return Target(repo_id, revision, True, bool(info.private), head, there, tags)
+
+
+def check_not_base(repo_id, recorded):
+    if recorded and repo_id.lower() == recorded["repo_id"].lower():
+        raise ValueError(f"{repo_id} is the base of this variant: push to a repo of its own.")
+
+
+def check_holds_variant(repo_id, commit, there):
+    """Refuse a repo that holds a model, unless it is a variant of ours."""
+    if "config.json" in there:
+        config = files.read_json(hf_hub_download(repo_id, "config.json", revision=commit))
+        if files.is_variant(config):
+            return
+        raise ValueError(
+            f"{repo_id} holds a model of model_type {config.get('model_type')!r}, which is no variant made by "
+            "divprune-hf: push to another repo."
+        )
+    model_files = [path for path in there if files.matches(path, MODEL_PATTERNS)]
+    if model_files:
+        raise ValueError(f"{repo_id} holds {model_files[0]} without a variant's config: push to another repo.")

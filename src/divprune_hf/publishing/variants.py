@@ -1,0 +1,114 @@
+"""The table of variants and licences, `model_cards/variants.toml`, as objects."""
+
+import functools
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from divprune_hf.package_data import model_cards
+from divprune_hf.remote_code.configuration_divprune import VIDEO_BUDGET
+
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence of a base: its Hub id, what it is called, and what publishing under it takes."""
+
+    id: str
+    title: str
+    link: str | None = None
+    name: str | None = None
+    notice: str | None = None
+    terms: str | None = None
+    ask: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table. `visual_tokens` and `text_tokens` have one entry for each set of prompts."""
+
+    key: str
+    base: str
+    licence: Licence
+    divprune_config: dict
+    visual_tokens: list[int]
+    text_tokens: list[int]
+    prompts: str
+    language_model: dict
+    paper: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
+    details: str | None = None
+    datasets: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+
+    @property
+    def takes_videos(self) -> bool:
+        return any(name in self.divprune_config for name in VIDEO_BUDGET)
+
+
+@functools.cache
+def parsed_table() -> dict[str, Any]:
+    return tomllib.loads((model_cards() / "variants.toml").read_text(encoding="utf-8"))
+
+
+def licence_ids() -> list[str]:
+    """What the Hub accepts as a licence."""
+    return parsed_table()["licence_ids"]
+
+
+@functools.cache
+def read_table() -> tuple[dict[str, Licence], dict[str, Variant]]:
+    """The licences and the variants, by their keys."""
+    table = parsed_table()
+    licences = {key: Licence(**entry) for key, entry in table["licences"].items()}
+    variants = {}
+    for key, row in table["variants"].items():
+        entry, prompts = dict(row), table["prompts"][row["prompts"]]
+        text_tokens = prompts["text_tokens"]
+        entry["visual_tokens"] = prompts.get("visual_tokens") or [entry["visual_tokens"]] * len(text_tokens)
+        entry |= {"text_tokens": text_tokens, "prompts": prompts["title"], "licence": licences[entry["licence"]]}
+        entry["paper"] = table["paper"][entry["paper"]] if "paper" in entry else None
+        variants[key] = Variant(key=key, **entry)
+    return licences, variants
+
+
+def variant_of(base: str | None) -> Variant | None:
+    """The row of a base, by its Hub id (which is the same in any case), if it has one."""
+    rows = read_table()[1].values()
+    return next((row for row in rows if base is not None and row.base.lower() == base.lower()), None)
+
+
+def licence_for(base: str | None, given: str | None) -> Licence:
+    """The licence that a variant of a base is published under.
+
+    Args:
+        base (`str`, *optional*): the Hub id of the base, where it is known.
+        given (`str`, *optional*): the licence that whoever publishes names.
+
+    Raises:
+        ValueError: the licence is not known, is another than the one given, or has to be named to be accepted.
+    """
+    row = variant_of(base)
+    of_base = base or "the base (a folder, so its Hub id is not recorded)"
+    if row is None:
+        if given is None:
+            raise ValueError(
+                f"The licence of {of_base} is not known: look it up, make sure that it allows to publish a copy, and "
+                "pass its Hub id, such as --license apache-2.0 (license=)."
+            )
+        known = {licence.id: licence for licence in read_table()[0].values() if not licence.ask}
+        return known.get(given) or Licence(id=given, title=given)
+    licence = row.licence
+    if given is not None and given != licence.id:
+        raise ValueError(f"Got license={given!r}, but {of_base} is under {licence.id!r} ({licence.title}).")
+    if given is None and licence.ask:
+        raise ValueError(
+            f"{of_base} is under the {licence.title}. {licence.terms} If you may publish a copy under it, pass "
+            f"--license {licence.id} (license={licence.id!r})."
+        )
+    return licence
