@@ -170,15 +170,16 @@ def pick_greedily(
     """
     num_images, num_available = nearest.shape
     rows = distances.view(-1, num_available)
-    first_row = torch.arange(0, len(rows), num_available, device=rows.device)
+    # Where the rows of each image begin.
+    start = torch.arange(0, len(rows), num_available, device=rows.device) if num_images > 1 else None
     smallest, row = ceiling.clone(), torch.empty_like(ceiling)
     # In place: on small images and on GPUs the launching of each step costs more than its arithmetic.
     picks = torch.empty(num_tokens, num_images, dtype=torch.long, device=rows.device)
     steps = picks.unbind()
     torch.argmax(nearest, dim=1, out=steps[0])
     for step in range(1, num_tokens):
-        last = steps[step - 1]
-        torch.index_select(rows, 0, last + first_row if num_images > 1 else last, out=row)
+        last = steps[step - 1] if start is None else steps[step - 1] + start
+        torch.index_select(rows, 0, last, out=row)
         torch.minimum(smallest, row, out=smallest)
         torch.argmax(smallest, dim=1, out=steps[step])
     return picks.T
