@@ -138,7 +138,7 @@ def pick_tokens(features: list[torch.Tensor], num_tokens: list[int], ascending: 
         return []
     device, longest = features[0].device.type, max(map(len, features))
     limit = LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"])
-    # A CPU selects image by image: it gains nothing from padding, and its caches hold one image better than several.
+    # A CPU selects image by image: going together gains little on small images and loses, in its caches, on large ones.
     if len(features) > 1 and (device != "cuda" or len(features) * longest**2 > limit**2):
         half = len(features) // 2
         first = pick_tokens(features[:half], num_tokens[:half], ascending)
