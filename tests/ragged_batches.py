@@ -13,7 +13,7 @@ from naive_max_min import exact_features
 
 from divprune_hf.remote_code.cosine_distances import cosine_distances
 from divprune_hf.remote_code.max_min_diversity import pick_greedily
-from divprune_hf.remote_code.max_min_diversity_triton import launch, pick_with_triton
+from divprune_hf.remote_code.max_min_diversity_triton import empty_matrices, launch, pick_with_triton
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -48,8 +48,11 @@ def check_parity(features, kept):
     expected = [
         pick_greedily(*(tensor.unsqueeze(0) for tensor in result), count)[0] for result, count in zip(results, kept)
     ]
-    distances, nearest, ceiling = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in zip(*results))
     sizes = [len(image) for image in features]
+    distances, matrices = empty_matrices(sizes, results[0][0].dtype, features[0].device)
+    for matrix, (own, _, _) in zip(matrices, results):
+        matrix.copy_(own)
+    nearest, ceiling = (torch.cat(vectors) for vectors in list(zip(*results))[1:])
     picks = launch(distances, nearest, ceiling, sizes, kept, ascending=False)
     assert all(map(torch.equal, picks, expected)), (sizes, kept)
     assert all(map(torch.equal, pick_with_triton(features, kept, ascending=False), expected)), (sizes, kept)

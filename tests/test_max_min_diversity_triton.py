@@ -49,9 +49,9 @@ def test_the_program_compiles(capability, dtype, ascending, tokens, num_warps, t
             **dict.fromkeys(("distances", "nearest", "ceiling"), dtype),
             **dict.fromkeys(("picks", "counts"), "*i64"),
             "num_images": "i32",
-            **dict.fromkeys(("ASCENDING", "IMAGES", "TOKENS"), "constexpr"),
+            **dict.fromkeys(("ASCENDING", "ALIGNMENT", "IMAGES", "TOKENS"), "constexpr"),
         },
-        constexprs={"ASCENDING": ascending, "IMAGES": 4, "TOKENS": tokens},
+        constexprs={"ASCENDING": ascending, "ALIGNMENT": 128, "IMAGES": 4, "TOKENS": tokens},
     )
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options={"num_warps": num_warps})
     assert f".target sm_{capability}" in compiled.asm["ptx"]

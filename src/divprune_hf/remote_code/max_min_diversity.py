@@ -83,7 +83,7 @@ def pick_tokens(features: list[torch.Tensor], num_tokens: list[int], ascending: 
         return []
     device, longest = features[0].device.type, max(map(len, features))
     limit = LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"])
-    # A CPU selects image by image: it gains nothing from padding, and its caches hold one image better than several.
+    # A CPU selects image by image: going together gains little on small images and loses, in its caches, on large ones.
     if len(features) > 1 and (device != "cuda" or len(features) * longest**2 > limit**2):
         half = len(features) // 2
         first = pick_tokens(features[:half], num_tokens[:half], ascending)
@@ -115,15 +115,16 @@ def pick_greedily(
     """
     num_images, num_available = nearest.shape
     rows = distances.view(-1, num_available)
-    first_row = torch.arange(0, len(rows), num_available, device=rows.device)
+    # Where the rows of each image begin.
+    start = torch.arange(0, len(rows), num_available, device=rows.device) if num_images > 1 else None
     smallest, row = ceiling.clone(), torch.empty_like(ceiling)
     # In place: on small images and on GPUs the launching of each step costs more than its arithmetic.
     picks = torch.empty(num_tokens, num_images, dtype=torch.long, device=rows.device)
     steps = picks.unbind()
     torch.argmax(nearest, dim=1, out=steps[0])
     for step in range(1, num_tokens):
-        last = steps[step - 1]
-        torch.index_select(rows, 0, last + first_row if num_images > 1 else last, out=row)
+        last = steps[step - 1] if start is None else steps[step - 1] + start
+        torch.index_select(rows, 0, last, out=row)
         torch.minimum(smallest, row, out=smallest)
         torch.argmax(smallest, dim=1, out=steps[step])
     return picks.T

@@ -18,17 +18,20 @@ from .cosine_distances import cosine_distances, distance_dtype
 
 # One program holds a row of distances in the registers of its warps.
 LARGEST_PROGRAM = 8192
+# Entries between the beginnings of matrices: aligned as torch aligns a tensor, a matrix product takes the same kernel.
+ALIGNMENT = 128
 tl: Any = None  # triton.language, once it is needed
 
 
 def max_min_program(
-    distances,  # (M, M) of one image after the other; -Inf on the diagonals
+    distances,  # (M, M) of one image after the other, each begins at a multiple of ALIGNMENT; -Inf on the diagonals
     nearest,  # (M,) of one image after the other
     ceiling,  # (M,) of one image after the other
     picks,  # int64, (K,) of one image after the other
     counts,  # int64: M of all images, then K of all images
     num_images,
     ASCENDING: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
     IMAGES: tl.constexpr,  # a power of two, at least the number of images
     TOKENS: tl.constexpr,  # a power of two, at least the largest M
 ):
@@ -37,7 +40,7 @@ def max_min_program(
     others = tl.arange(0, IMAGES)
     before = others < image
     sizes_before = tl.load(counts + others, mask=before, other=0)
-    distances += tl.sum(sizes_before * sizes_before, axis=0)
+    distances += tl.sum(tl.cdiv(sizes_before * sizes_before, ALIGNMENT) * ALIGNMENT, axis=0)
     first = tl.sum(sizes_before, axis=0)
     picks += tl.sum(tl.load(counts + num_images + others, mask=before, other=0), axis=0)
 
@@ -97,36 +100,40 @@ def pick_with_triton(features: list[torch.Tensor], num_tokens: list[int], ascend
     Returns:
         A list of one `torch.LongTensor` of shape `(K,)` per image.
     """
-    device, dtype = features[0].device, distance_dtype(features[0])
     sizes = [len(image) for image in features]
-    # One product per image, into one piece of memory: what an image gets alone, and no padding.
-    distances = torch.empty(sum(size * size for size in sizes), dtype=dtype, device=device)
-    matrices = distances.split([size * size for size in sizes])
-    vectors = [
-        cosine_distances(image, out=matrix.view(len(image), len(image)))[1:]
-        for image, matrix in zip(features, matrices)
-    ]
+    distances, matrices = empty_matrices(sizes, distance_dtype(features[0]), features[0].device)
+    # One product per image, which is what an image gets alone.
+    vectors = [cosine_distances(image, out=matrix)[1:] for image, matrix in zip(features, matrices)]
     nearest, ceiling = (torch.cat(vector) for vector in zip(*vectors))
     return launch(distances, nearest, ceiling, sizes, num_tokens, ascending)
 
 
+def empty_matrices(sizes: list[int], dtype: torch.dtype, device: torch.device):
+    """One piece of memory for the distances of all images, and the square matrix of each image in it."""
+    lengths = [-(-size * size // ALIGNMENT) * ALIGNMENT for size in sizes]
+    memory = torch.empty(sum(lengths), dtype=dtype, device=device)
+    return memory, [part[: size * size].view(size, size) for part, size in zip(memory.split(lengths), sizes)]
+
+
 def launch(distances, nearest, ceiling, sizes: list[int], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
-    """Run the program on what lies in memory one image after the other; returns the picks of each image."""
+    """Run the program on `empty_matrices` that were filled, and the vectors of one image after the other."""
     picks = torch.empty(sum(num_tokens), dtype=torch.long, device=distances.device)
     counts = on_device([*sizes, *num_tokens], distances.device)
     num_images, block = len(sizes), power_of_two(max(sizes))
-    compiled_program()[(num_images,)](
-        distances,
-        nearest,
-        ceiling,
-        picks,
-        counts,
-        num_images,
-        ASCENDING=ascending,
-        IMAGES=power_of_two(num_images),
-        TOKENS=block,
-        num_warps=min(max(block // 256, 1), 16),
-    )
+    with torch.cuda.device_of(distances):  # Triton launches on the current device, whatever it is given
+        compiled_program()[(num_images,)](
+            distances,
+            nearest,
+            ceiling,
+            picks,
+            counts,
+            num_images,
+            ASCENDING=ascending,
+            ALIGNMENT=ALIGNMENT,
+            IMAGES=power_of_two(num_images),
+            TOKENS=block,
+            num_warps=min(max(block // 256, 1), 16),
+        )
     return list(picks.split(num_tokens))
 
 
