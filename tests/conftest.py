@@ -111,6 +111,7 @@ def run_isolated(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
+    """The wheel of this clone."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [
         sys.executable,

@@ -26,6 +26,7 @@ def sharded_base(make_checkpoint, tmp_path):
 
 @pytest.fixture(scope="session")
 def running_hub(tmp_path_factory):
+    """The server, in this process, and a client process that knows no other Hub."""
     home = tmp_path_factory.mktemp("hf_home")
     with loopback_hub({WRITER: "write", READER: "read"}) as (url, store):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
