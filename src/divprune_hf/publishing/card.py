@@ -8,6 +8,14 @@ from huggingface_hub.utils import validate_repo_id
 from divprune_hf.package_data import model_cards
 
 
+# Which visual tokens a variant keeps, by its selector.
+CHOICES = {
+    "max_min": "the most diverse\nones (DivPrune, CVPR 2025: greedy max-min cosine distance)",
+    "random": "drawn at\nrandom (a baseline to compare DivPrune with)",
+    "uniform": "evenly\nspaced ones (a baseline to compare DivPrune with)",
+}
+
+
 def variant_card(base, commit, name, divprune_config):
     """The text of a variant's README.md.
 
@@ -21,6 +29,7 @@ def variant_card(base, commit, name, divprune_config):
         budget = f"{divprune_config.num_tokens} visual tokens per image"
     else:
         budget = f"{divprune_config.retention_ratio:.1%} of each image's visual tokens"
+    choice = CHOICES[divprune_config.selector]
     if is_hub_id(base):
         base_line, source = f"base_model: {base}\nbase_model_relation: finetune\n", f"`{base}`"
     else:
@@ -31,6 +40,7 @@ def variant_card(base, commit, name, divprune_config):
         base_line=base_line,
         source=source + (f" at commit `{commit}`" if commit else ""),
         budget=budget,
+        choice=choice,
     )
 
 

@@ -4,6 +4,7 @@
 from torch import nn
 from transformers import LlavaNextForConditionalGeneration, LlavaNextModel, LlavaNextPreTrainedModel
 
+from .baseline_selectors import select_baseline_tokens  # noqa: F401  (transformers 4.57 ships direct imports only)
 from .configuration_divprune import DivPruneLlavaNextConfig
 from .generation_divprune import DivPruneHeadMixin
 from .max_min_diversity import select_diverse_tokens  # noqa: F401  (transformers 4.57 ships direct imports only)

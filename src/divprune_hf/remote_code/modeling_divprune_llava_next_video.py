@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT-Video that answers from the most diverse of its visual tokens."""
 
-import functools
-
 from torch import nn
 from transformers import LlavaNextVideoForConditionalGeneration, LlavaNextVideoModel, LlavaNextVideoPreTrainedModel
 
+from .baseline_selectors import select_baseline_tokens  # noqa: F401  (transformers 4.57 ships direct imports only)
 from .configuration_divprune import DivPruneLlavaNextVideoConfig
 from .generation_divprune import DivPruneHeadMixin
 from .max_min_diversity import select_diverse_tokens  # noqa: F401  (transformers 4.57 ships direct imports only)
@@ -68,8 +67,11 @@ class DivPruneLlavaNextVideoModel(DivPruneModelMixin, LlavaNextVideoModel):
             frame, ascending or in the order of picking, as `config.divprune_config.order` says.
         """
         # By position: transformers 4.57 calls the pixels of a video `pixel_values`.
-        get_all_features = functools.partial(super().get_video_features, pixel_values_videos)
-        return self._select_tokens(VIDEO, get_all_features, num_video_tokens_kept=num_video_tokens_kept, **kwargs)
+        return self._select_video_tokens(pixel_values_videos, num_video_tokens_kept=num_video_tokens_kept, **kwargs)
+
+    @extends(LlavaNextVideoModel.get_video_features, "num_video_tokens_kept")
+    def _select_video_tokens(self, **kwargs):
+        return self._select_tokens(VIDEO, super().get_video_features, **kwargs)
 
     @extends(LlavaNextVideoModel.forward, "num_image_tokens_kept", "num_video_tokens_kept")
     def forward(self, **kwargs):

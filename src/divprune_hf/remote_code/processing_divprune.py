@@ -9,6 +9,7 @@ from transformers.image_utils import ChannelDimension, get_image_size, make_flat
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
 from transformers.video_utils import make_batched_videos
 
+from .baseline_selectors import check_selector  # noqa: F401  (transformers 4.57 ships direct imports only)
 from .configuration_divprune import BUDGET, HAS_IMAGE_HOOK, VIDEO_BUDGET, DivPruneConfig
 from .max_min_diversity import keep_count
 

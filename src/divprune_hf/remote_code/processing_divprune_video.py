@@ -9,6 +9,7 @@ from transformers import LlavaNextVideoProcessor
 from transformers.processing_utils import VideosKwargs
 from transformers.video_utils import make_batched_videos
 
+from .baseline_selectors import check_selector  # noqa: F401  (transformers 4.57 ships direct imports only)
 from .configuration_divprune import DivPruneConfig
 from .max_min_diversity import keep_count
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from .baseline_selectors import select_baseline_tokens
 from .configuration_divprune import HAS_IMAGE_HOOK, DivPruneConfig
 from .max_min_diversity import keep_count, select_diverse_tokens
 
@@ -150,6 +151,11 @@ class DivPruneModelMixin:
                 f"Got {modality.counts}={counts} for {modality.name}s of {available} visual tokens, expected one count "
                 f"per {modality.name}, at least 1 and at most the visual tokens of the {modality.name}."
             )
+        if config.selector != "max_min":
+            # transformers 4.57 calls the pixels of a video `pixel_values`.
+            pixels = kwargs.get(modality.pixels, kwargs.get("pixel_values"))
+            sizes = kwargs.get("image_sizes")
+            return outputs, all_features, select_baseline_tokens(self.config, pixels, sizes, all_features, counts)
         indices = [
             None if count == len(features) else select_diverse_tokens(features, count, config.order)
             for features, count in zip(all_features, counts)
