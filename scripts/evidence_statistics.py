@@ -41,7 +41,8 @@ class Bootstrap:
 def with_interval(name: str, values: np.ndarray) -> dict:
     """A statistic (its value on the sample comes first, then those on the draws) and its confidence interval."""
     low, high = np.nanpercentile(values[1:], INTERVAL)
-    return {name: float(values[0]), "ci_low": float(low), "ci_high": float(high)}
+    # Rounded: a mean over seeds would otherwise differ from its equals in the last bit.
+    return {key: round(float(value), 6) + 0.0 for key, value in ((name, values[0]), ("ci_low", low), ("ci_high", high))}
 
 
 def flop_ratio(text_config, answered: dict, chosen: np.ndarray) -> float:
