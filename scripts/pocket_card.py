@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pocket_evidence import pruned_section
 from pocket_scenes import SINGULAR
 
 
@@ -46,6 +47,7 @@ greedy decoding, through the stock transformers classes; `scripts/train_pocket_l
 
 Presence by object: {per_class}.
 
+{pruned}
 ### Training
 
 Everything was trained from random weights by `scripts/train_pocket_llava.py` on {hardware}; no other data, no
@@ -102,6 +104,13 @@ def write_card(folder: Path, held_out: dict, stages: dict[str, dict], facts: dic
     objects = ", ".join(SINGULAR)
     per_class = ", ".join(f"{name} {share:.1%}" for name, share in held_out["per_class"].items())
     lines = "\n".join(stage_line(name, stage) for name, stage in stages.items())
-    figures = {**held_out, **facts, "per_class": per_class, "objects": objects, "stages": lines}
+    figures = {
+        **held_out,
+        **facts,
+        "per_class": per_class,
+        "objects": objects,
+        "stages": lines,
+        "pruned": pruned_section(),
+    }
     wrong = max(1 - held_out["presence"], 1e-3)
     (folder / "training.md").write_text(CARD.format(**figures, once_in=1 / wrong), encoding="utf-8")

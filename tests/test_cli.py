@@ -28,6 +28,10 @@ def stored_budget(folder):
         ([], {"retention_ratio": 0.098, "order": "raster"}),
         (["--retention-ratio", "0.5"], {"retention_ratio": 0.5, "order": "raster"}),
         (["--num-tokens", "7", "--order", "selection"], {"num_tokens": 7, "order": "selection"}),
+        (
+            ["--selector", "random", "--seed", "3"],
+            {"retention_ratio": 0.098, "order": "raster", "selector": "random", "seed": 3},
+        ),
     ],
     ids=str,
 )

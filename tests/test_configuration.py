@@ -41,6 +41,11 @@ def test_an_int_ratio_works():
         {"num_tokens": 1.5},
         {"num_tokens": 5, "retention_ratio": 0.5},
         {"order": "random"},
+        {"selector": "divprune"},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"seed": 0.5},
+        {"seed": True},
         {"retention": 0.1},
         {"hidden_size": 4},
     ],
@@ -73,6 +78,13 @@ def test_a_divprune_config_is_a_dict_or_a_config(bad):
         ({"retention_ratio": 0.5}, {"num_tokens": 7}, {"num_tokens": 7, "order": "raster"}),
         ({"num_tokens": 7}, {"retention_ratio": None, "num_tokens": None}, {"num_tokens": 7, "order": "raster"}),
         ({"num_tokens": 7, "order": "selection"}, DivPruneConfig(num_tokens=9), {"num_tokens": 9, "order": "raster"}),
+        (
+            {"num_tokens": 7, "selector": "random", "seed": 5},
+            {"retention_ratio": 0.5},
+            {"retention_ratio": 0.5, "order": "raster", "selector": "random", "seed": 5},
+        ),
+        ({"num_tokens": 7, "selector": "random"}, {"selector": "max_min"}, {"num_tokens": 7, "order": "raster"}),
+        ({"selector": "uniform"}, DivPruneConfig(num_tokens=9), {"num_tokens": 9, "order": "raster"}),
         (DivPruneConfig(num_tokens=9), {"order": "selection"}, {"num_tokens": 9, "order": "selection"}),
     ],
     ids=lambda value: "config" if isinstance(value, DivPruneConfig) else str(value),
@@ -88,7 +100,11 @@ def make_config(divprune_config):
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_tokens": 64}, {"retention_ratio": 0.5, "order": "selection"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_tokens": 64}, {"retention_ratio": 0.5, "order": "selection"}, {"selector": "random", "seed": 7}],
+    ids=str,
+)
 def test_a_config_survives_saving(tmp_path, settings):
     config = make_config(settings)
     config.save_pretrained(tmp_path)

@@ -15,7 +15,7 @@ from divprune_hf.pictures import read_picture
 from divprune_hf.publishing.commands import add_commands
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
-from divprune_hf.remote_code.token_budget import ORDERS
+from divprune_hf.remote_code.token_budget import ORDERS, SELECTORS
 from divprune_hf.videos import DEFAULT_NUM_FRAMES, is_video, read_video
 
 
@@ -54,6 +54,8 @@ def build_parser():
     convert.add_argument("out", metavar="OUT", help="the folder to make")
     add_budget(convert)
     convert.add_argument("--order", choices=ORDERS, help="feed kept tokens in image order or in order of picking")
+    convert.add_argument("--selector", choices=SELECTORS, help="DivPrune (max_min) or a baseline to compare it with")
+    convert.add_argument("--seed", type=int, metavar="N", help="what the selector `random` draws by")
     convert.add_argument("--base-revision", metavar="REV", help="branch, tag or commit of a Hub base")
     convert.add_argument("--overwrite", action="store_true", help="replace OUT if it is a variant")
     convert.add_argument("--link", action="store_true", help="hard-link the weights instead of copying them")
@@ -97,17 +99,16 @@ def add_budget(parser):
         )
 
 
-def given_budget(options):
-    """The budgets among the options, by their names in `DivPruneConfig`."""
-    return {name: getattr(options, name) for name in (*BUDGET, *VIDEO_BUDGET) if getattr(options, name) is not None}
+def given_settings(options, *names):
+    """The settings of `DivPruneConfig` among the options that were given."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def run_convert(options):
-    order = {} if options.order is None else {"order": options.order}
     out = convert_checkpoint(
         options.base,
         options.out,
-        divprune_config={**given_budget(options), **order},
+        divprune_config=given_settings(options, *BUDGET, *VIDEO_BUDGET, "order", "selector", "seed"),
         overwrite=options.overwrite,
         link=options.link,
         base_revision=options.base_revision,
@@ -124,7 +125,7 @@ def run_ask(options):
         check_writable(options.show)
     model, processor = load_pruned(
         options.model,
-        **given_budget(options),
+        **given_settings(options, *BUDGET, *VIDEO_BUDGET),
         device=options.device,
         revision=options.revision,
         trust_remote_code=options.trust_remote_code or None,

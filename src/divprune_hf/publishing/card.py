@@ -15,6 +15,12 @@ from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
 
+# Which visual tokens a variant keeps, by its selector.
+CHOICES = {
+    "max_min": "the most diverse ones (DivPrune, CVPR 2025:\ngreedy max-min cosine distance)",
+    "random": "drawn at random\n(a baseline to compare DivPrune with)",
+    "uniform": "evenly spaced ones\n(a baseline to compare DivPrune with)",
+}
 VIDEO = (
     " Videos go in as `processor(videos=..., text=...)`; their budgets are\n`video_num_tokens` and "
     "`video_retention_ratio`."
@@ -74,6 +80,7 @@ def render_card(facts: CardFacts) -> str:
         name=facts.name,
         source=source(facts),
         budget=budget(facts),
+        choice=CHOICES[facts.divprune_config.selector],
         video=VIDEO if facts.takes_videos else "",
         pinning=pin,
         revision=f', revision="{facts.tag}"' if facts.tag else "",

@@ -5,7 +5,7 @@ import transformers
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 from transformers.processing_utils import ProcessorMixin
 
-from .token_budget import check_budget, check_order
+from .token_budget import check_budget, check_order, check_selector
 
 
 DEFAULT_RETENTION_RATIO = 0.098
@@ -14,6 +14,8 @@ DEFAULT_VIDEO_RETENTION_RATIO = 0.1
 # A budget is one of two settings.
 BUDGET = ("retention_ratio", "num_tokens")
 VIDEO_BUDGET = ("video_retention_ratio", "video_num_tokens")
+# Settings that config files name only where they differ from these: who runs DivPrune need not meet its baselines.
+UNWRITTEN = {"selector": "max_min", "seed": 0}
 
 # transformers 5.10 brought one place where placeholders are counted; 4.57 counts them in each processor's `__call__`.
 HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
@@ -39,9 +41,12 @@ class DivPruneConfig(PretrainedConfig):
             together. A model that takes videos keeps 0.1 (115 of 8 frames' 1152, the paper's setting) when
             `video_num_tokens` is not given either.
         video_num_tokens (`int`, *optional*): number of visual tokens of a video to keep, at least 1.
+        selector (`str`): `"max_min"` keeps the most diverse tokens (DivPrune). The baselines to compare it with are
+            `"random"` and `"uniform"`, which takes every M/K-th token.
+        seed (`int`): what `"random"` draws by, besides the picture itself.
 
     Raises:
-        ValueError: both budgets, an impossible budget, an unknown order, an unknown name.
+        ValueError: both budgets, an impossible budget, an unknown order or selector, an unknown name.
     """
 
     model_type = "divprune"
@@ -53,6 +58,8 @@ class DivPruneConfig(PretrainedConfig):
         order="raster",
         video_retention_ratio=None,
         video_num_tokens=None,
+        selector="max_min",
+        seed=0,
         **kwargs,
     ):
         unknown = sorted(set(kwargs) - {"model_type", "transformers_version"})
@@ -61,6 +68,7 @@ class DivPruneConfig(PretrainedConfig):
         check_budget(retention_ratio, num_tokens)
         check_budget(video_retention_ratio, video_num_tokens, prefix="video_")
         check_order(order)
+        check_selector(selector, seed)
         if retention_ratio is None and num_tokens is None:
             retention_ratio = DEFAULT_RETENTION_RATIO
         super().__init__()
@@ -69,11 +77,13 @@ class DivPruneConfig(PretrainedConfig):
         self.order = order
         self.video_retention_ratio = None if video_retention_ratio is None else float(video_retention_ratio)
         self.video_num_tokens = None if video_num_tokens is None else int(video_num_tokens)
+        self.selector = selector
+        self.seed = int(seed)
 
     @staticmethod
     def settings():
         """The names of all settings."""
-        return (*BUDGET, "order", *VIDEO_BUDGET)
+        return (*BUDGET, "order", *VIDEO_BUDGET, *UNWRITTEN)
 
     @property
     def budget(self):
@@ -86,8 +96,9 @@ class DivPruneConfig(PretrainedConfig):
         return {"retention_ratio": self.video_retention_ratio, "num_tokens": self.video_num_tokens}
 
     def to_block(self):
-        """The settings as config files store them: a plain dict, without what is not set."""
-        return {name: getattr(self, name) for name in self.settings() if getattr(self, name) is not None}
+        """The settings as config files store them: a plain dict, without what is not set or goes without saying."""
+        block = {name: getattr(self, name) for name in self.settings() if getattr(self, name) is not None}
+        return {name: value for name, value in block.items() if value != UNWRITTEN.get(name)}
 
     def to_dict(self):
         # The stock config drops `transformers_version` from the configs it holds, and expects to find it.

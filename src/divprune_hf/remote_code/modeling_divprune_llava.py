@@ -6,9 +6,11 @@ from transformers import LlavaForConditionalGeneration, LlavaModel, LlavaPreTrai
 
 # transformers 4.57 ships only the files that this one imports directly: all of them are named here.
 # ruff: noqa: F401
+from .baseline_selectors import select_baseline_tokens
 from .configuration_divprune import DivPruneLlavaConfig
 from .cosine_distances import padded_cosine_distances
 from .generation_divprune import DivPruneHeadMixin
+from .image_views import num_views_of_images
 from .max_min_diversity import select_diverse_tokens_of_images
 from .max_min_diversity_by_blocks import pick_by_blocks
 from .max_min_diversity_triton import pick_with_triton

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT-Video that answers from the most diverse of its visual tokens."""
 
-import functools
-
 from torch import nn
 from transformers import LlavaNextVideoForConditionalGeneration, LlavaNextVideoModel, LlavaNextVideoPreTrainedModel
 
 # transformers 4.57 ships only the files that this one imports directly: all of them are named here.
 # ruff: noqa: F401
+from .baseline_selectors import select_baseline_tokens
 from .configuration_divprune import DivPruneLlavaNextVideoConfig
 from .cosine_distances import padded_cosine_distances
 from .generation_divprune import DivPruneHeadMixin
+from .image_views import num_views_of_images
 from .max_min_diversity import select_diverse_tokens_of_images
 from .max_min_diversity_by_blocks import pick_by_blocks
 from .max_min_diversity_triton import pick_with_triton
@@ -74,8 +74,11 @@ class DivPruneLlavaNextVideoModel(DivPruneModelMixin, LlavaNextVideoModel):
             frame, ascending or in the order of picking, as `config.divprune_config.order` says.
         """
         # By position: transformers 4.57 calls the pixels of a video `pixel_values`.
-        get_all_features = functools.partial(super().get_video_features, pixel_values_videos)
-        return self._select_tokens(VIDEO, get_all_features, num_video_tokens_kept=num_video_tokens_kept, **kwargs)
+        return self._select_video_tokens(pixel_values_videos, num_video_tokens_kept=num_video_tokens_kept, **kwargs)
+
+    @extends(LlavaNextVideoModel.get_video_features, "num_video_tokens_kept")
+    def _select_video_tokens(self, **kwargs):
+        return self._select_tokens(VIDEO, super().get_video_features, **kwargs)
 
     @extends(LlavaNextVideoModel.forward, "num_image_tokens_kept", "num_video_tokens_kept")
     def forward(self, **kwargs):

@@ -11,9 +11,10 @@ import inspect
 from dataclasses import dataclass
 
 import torch
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from .baseline_selectors import select_baseline_tokens
 from .configuration_divprune import HAS_IMAGE_HOOK, DivPruneConfig
+from .image_views import checked_image_sizes
 from .max_min_diversity import select_diverse_tokens_of_images
 from .token_budget import keep_count
 
@@ -95,30 +96,6 @@ def check_fit(num_placeholders, num_features, modality=IMAGE):
         )
 
 
-def checked_image_sizes(config, pixel_values, image_sizes=None):
-    """The height and width of each picture, as lists: LLaVA-NeXT reads them on the host, and never waits for these.
-
-    Raises a `ValueError` unless there is one pair per picture, and all the views that they ask for.
-    """
-    sizes = image_sizes.tolist() if hasattr(image_sizes, "tolist") else list(image_sizes or [])
-    sizes = [size.tolist() if hasattr(size, "tolist") else size for size in sizes]
-    if not all(isinstance(size, (list, tuple)) for size in sizes):
-        sizes = []
-    # A batch of pictures is padded to the views of the largest one; without that dimension all views are in a row.
-    num_images = len(pixel_values) if pixel_values.dim() == 5 else len(sizes)
-    if len(sizes) == num_images > 0 and all(len(size) == 2 and min(size) > 0 for size in sizes):
-        views = [
-            image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
-            for size in sizes
-        ]
-        if pixel_values.dim() != 5 or max(views) <= pixel_values.shape[1]:
-            return sizes
-    raise ValueError(
-        f"Got image_sizes={sizes or image_sizes!r} for pixel_values of shape {tuple(pixel_values.shape)}, expected the "
-        "height and width of each picture in pixels. Pass everything that the processor returned to the model."
-    )
-
-
 class DivPruneModelMixin:
     """What the families' inner models share.
 
@@ -155,14 +132,18 @@ class DivPruneModelMixin:
                 f"Got {modality.counts}={counts} for {modality.name}s of {available} visual tokens, expected one count "
                 f"per {modality.name}, at least 1 and at most the visual tokens of the {modality.name}."
             )
-        pruned = [i for i, features in enumerate(all_features) if counts[i] < len(features)]
-        picks = self._select([all_features[i] for i in pruned], [counts[i] for i in pruned]) if pruned else []
-        indices = dict(zip(pruned, picks))
-        return outputs, all_features, [indices.get(i) for i in range(len(all_features))]
+        pixels = kwargs.get(modality.pixels, kwargs.get("pixel_values"))  # 4.57 calls those of a video `pixel_values`
+        return outputs, all_features, self._select(all_features, counts, pixels, kwargs.get("image_sizes"))
 
-    def _select(self, all_features, counts):
-        """The indices to keep of several images or videos, for all of them at once."""
-        return select_diverse_tokens_of_images(all_features, counts, self.config.divprune_config.order)
+    def _select(self, all_features, counts, pixels, image_sizes):
+        """The indices to keep of each image or video, all at once; None where everything is kept."""
+        settings = self.config.divprune_config
+        if settings.selector != "max_min":
+            return select_baseline_tokens(self.config, pixels, image_sizes, all_features, counts)
+        pruned = [i for i, features in enumerate(all_features) if counts[i] < len(features)]
+        features, budgets = ([values[i] for i in pruned] for values in (all_features, counts))
+        picks = dict(zip(pruned, select_diverse_tokens_of_images(features, budgets, settings.order) if pruned else []))
+        return [picks.get(i) for i in range(len(counts))]
 
     def _get_kept_features(self, modality, get_all_features, return_dict=None, **kwargs):
         outputs, all_features, indices = self._encode_and_select(modality, get_all_features, **kwargs)

@@ -1,0 +1,69 @@
+"""Questions about pictures, as a JSON lines file, and whether an answer to one is right.
+
+One question a line: {"image": "scene_000.png", "question": "Is there a bag?", "answers": ["yes"], "kind": "presence"}.
+`image` is relative to the file's folder, `answers` are the accepted ones.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+KEYS = ("image", "question", "answers", "kind")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about the picture at `image`; `answers` are accepted, as `normalised` writes them."""
+
+    image: Path
+    text: str
+    answers: tuple[str, ...]
+    kind: str
+
+    def accepts(self, answer: str) -> bool:
+        """Whether an answer is right: its first clause is one of those accepted, but for case ("Yes, there is.")."""
+        return normalised(answer) in self.answers
+
+
+def normalised(answer: str) -> str:
+    """The first clause of an answer in lower case: up to a line's end, or punctuation that ends a word."""
+    return re.split(r"[.,;:!?](?:\s|$)|\n", answer.strip())[0].strip().lower()
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a JSON lines file.
+
+    Raises:
+        ValueError: no such file, no question in it, a line that is not one, or a picture that is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file, expected a JSON lines file of questions.")
+    questions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            questions.append(read_question(line, path.parent, f"{path}, line {number}"))
+    if not questions:
+        raise ValueError(f"{path} has no questions, expected one a line with the keys {KEYS}.")
+    for image in dict.fromkeys(question.image for question in questions):
+        if not image.is_file():
+            raise ValueError(f"{image} is missing, a picture that {path} asks about.")
+    return questions
+
+
+def read_question(line: str, folder: Path, place: str) -> Question:
+    """One line as a `Question`; `place` says where it stands, for an error."""
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON ({error}).") from None
+    if not isinstance(entry, dict) or any(key not in entry for key in KEYS):
+        raise ValueError(f"{place} is {line[:80]!r}, expected an object with the keys {KEYS}.")
+    answers = [entry["answers"]] if isinstance(entry["answers"], str) else entry["answers"]
+    texts = [entry["image"], entry["question"], entry["kind"]]
+    if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in [*texts, *answers]):
+        raise ValueError(f"{place} is {line[:80]!r}, expected texts, and at least one accepted answer.")
+    accepted = tuple(normalised(answer) for answer in answers)
+    return Question(folder / entry["image"], entry["question"], accepted, entry["kind"])

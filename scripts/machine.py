@@ -1,0 +1,31 @@
+"""What a figure was measured on: hardware and versions, for the files that hold it."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+
+import divprune_hf
+
+
+def hardware(device: torch.device | str = "cpu") -> str:
+    """The machine in words: its GPU where `device` is one, otherwise its CPU and number of cores."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} CPU cores, {name}"
+
+
+def versions() -> dict[str, str]:
+    return {
+        "divprune_hf": divprune_hf.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

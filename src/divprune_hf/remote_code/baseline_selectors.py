@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What DivPrune is to be compared with: as many visual tokens, chosen without looking at what they hold.
+
+`random` draws by a hash of the picture's pixels and a seed, so a picture keeps the same tokens alone and in a batch, on
+every device, and in float32 as in bfloat16. `uniform` takes every M/K-th token.
+"""
+
+import torch
+
+from .image_views import num_views_of_images
+
+
+MASK = 2**32 - 1
+
+
+def select_baseline_tokens(config, pixel_values, image_sizes, all_features, counts):
+    """Which visual tokens of each image or video a baseline keeps.
+
+    Args:
+        config (`PretrainedConfig`): the model's; `selector`, `seed` and `order` of its `divprune_config` are read.
+        pixel_values (`torch.Tensor`): one row per image or video, or the views of all images one after another.
+        image_sizes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*): height and width of LLaVA-NeXT's
+            pictures, which say where the views of the next image begin.
+        all_features (list of `torch.Tensor` of shape `(M, width)`): only M and the device are read.
+        counts (`list[int]`): K of each image or video.
+
+    Returns:
+        A list with one `torch.LongTensor` of shape `(K,)` per image or video: ascending, or, for `"random"` with
+        `order="selection"`, as they were drawn. None where everything is kept.
+    """
+    settings = config.divprune_config
+    rows = pixel_values
+    if image_sizes is not None and pixel_values.dim() == 4:
+        rows = pixel_values.split(num_views_of_images(config, image_sizes))
+    indices = []
+    for pixels, features, count in zip(rows, all_features, counts):
+        if count == len(features):
+            picks = None
+        elif settings.selector == "uniform":
+            picks = uniform_indices(len(features), count, features.device)
+        else:
+            picks = random_indices(pixels, len(features), count, settings.seed).to(features.device)
+            picks = picks.sort().values if settings.order == "raster" else picks
+        indices.append(picks)
+    return indices
+
+
+def uniform_indices(num_available, num_tokens, device=None):
+    """The indices `floor((i + 0.5) M / K)`: the middles of K equal stretches of M tokens."""
+    steps = torch.arange(num_tokens, device=device)
+    return torch.div((2 * steps + 1) * num_available, 2 * num_tokens, rounding_mode="floor")
+
+
+def random_indices(pixels, num_available, num_tokens, seed=0):
+    """K of M indices in the order of a shuffle that `seed` and the values of `pixels` decide.
+
+    Everything stays on the device of `pixels`, in whole numbers: no generator, no rounding, nothing read on the host.
+    """
+    tokens = torch.arange(num_available, device=pixels.device)
+    start = scramble((checksum(pixels) + scramble(int(seed) + 1)) & MASK)
+    # One key per token, and no two alike: `scramble` never maps two numbers to one.
+    return scramble((tokens + start) & MASK).argsort()[:num_tokens]
+
+
+def checksum(pixels):
+    """A number of 32 bits, as an int64 tensor without dimensions, that depends on every pixel and its place.
+
+    Pixels count as bfloat16, so that a model in float32 and one in bfloat16 draw alike. Zeros at the end add nothing:
+    LLaVA-NeXT pads the views of a picture with them to the number of the largest picture in the batch.
+    """
+    bits = pixels.to(torch.bfloat16).view(torch.int16).flatten().long()
+    places = scramble(torch.arange(1, bits.numel() + 1, device=bits.device) & MASK)
+    return (bits * places & MASK).sum() & MASK
+
+
+def scramble(numbers):
+    """Mix the bits of whole numbers (Python's or int64 tensors) of 32 bits, one to one; products stay below 2**59."""
+    for _ in range(2):
+        numbers = ((numbers >> 16) ^ numbers) * 0x45D9F3B & MASK
+    return (numbers >> 16) ^ numbers

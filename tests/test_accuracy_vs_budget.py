@@ -1,0 +1,202 @@
+"""`scripts/accuracy_vs_budget.py` on pocket-llava: its figures, that it goes on where it stopped, what it refuses."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from evidence_answers import Setting, answer_questions, apply_setting
+from evidence_questions import normalised, read_questions
+from PIL import Image
+
+from divprune_hf import convert_checkpoint
+from divprune_hf.ask import ask
+from divprune_hf.flops import prompt_flops
+from divprune_hf.loading import load_pruned
+from divprune_hf.package_data import pocket_llava
+
+
+HELD_OUT = Path(__file__).parent / "data" / "pocket_heldout" / "questions.jsonl"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "accuracy_vs_budget.py"
+
+
+def run(*arguments):
+    """The script's exit code and what it wrote to stderr, in this process, which has everything imported."""
+    pytest.importorskip("matplotlib", reason="the script draws")
+    from accuracy_vs_budget import main
+
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
+        code = main([*map(str, arguments), "--device", "cpu"])
+    return SimpleNamespace(returncode=code, stderr=errors.getvalue())
+
+
+@pytest.fixture(scope="module")
+def some_questions(tmp_path_factory):
+    """The questions about the first six held-out scenes, with their pictures."""
+    folder = tmp_path_factory.mktemp("questions")
+    entries = [json.loads(line) for line in HELD_OUT.read_text().splitlines()[:36]]
+    for entry in entries:
+        shutil.copy(HELD_OUT.parent / entry["image"], folder)
+    (folder / "some.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder / "some.jsonl"
+
+
+def test_answers_are_those_of_ask(some_questions):
+    """Pictures are encoded once for all their questions, in batches: the answers must not change."""
+    questions = read_questions(some_questions)[:12]
+    model, processor = load_pruned(pocket_llava(), device="cpu")
+    for setting in (Setting("max_min", 0.098), Setting("random", 25, 1), Setting("uniform", 0.2)):
+        answered = answer_questions(model, processor, questions, setting, batch_size=5, max_new_tokens=8)
+        apply_setting(model, processor, setting)
+        for index, question in enumerate(questions):
+            alone = ask(model, processor, Image.open(question.image).convert("RGB"), question.text, max_new_tokens=8)
+            assert answered["answers"][index] == alone.text
+            assert answered["kept_tokens"][index] == alone.num_kept
+            assert answered["visual_tokens"][index] == alone.num_available == 256
+            assert answered["text_tokens"][index] == alone.num_prompt_tokens - alone.num_kept
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("Yes.", "yes"),
+        ("yes, there is a bag", "yes"),
+        ("A bag", "a bag"),
+        ("3.5", "3.5"),
+        ("no\nUSER: what", "no"),
+        ("", ""),
+    ],
+)
+def test_an_answer_is_its_first_clause(answer, kept):
+    assert normalised(answer) == kept
+
+
+@pytest.fixture(scope="module")
+def finished(some_questions, tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    out = tmp_path_factory.mktemp("run") / "out"
+    arguments = [pocket_llava(), some_questions, "--budgets", "25", "1.0", "--seeds", "2", "--out", out]
+    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == (out / "table.md").read_text().strip()
+    return arguments, out, json.loads((out / "results.json").read_text())
+
+
+def test_results_are_the_answers_counted(finished, some_questions):
+    _, out, report = finished
+    assert {"results", "model", "data", "versions", "hardware", "date"} <= set(report)
+    assert report["model"] == "pocket-llava"
+    questions = read_questions(some_questions)
+    kinds = {question.kind for question in questions}
+    rows = report["results"]
+    expected = {("max_min", None), ("uniform", None), ("random", 0), ("random", 1)}
+    assert {(row["selector"], row["seed"], row["budget"], row["kind"]) for row in rows} == {
+        (selector, seed, budget, kind) for selector, seed in expected for budget in (25, 1.0) for kind in kinds
+    }
+    config = load_pruned(pocket_llava(), device="cpu")[0].config.text_config
+    for row in rows:
+        name = "all" if row["budget"] == 1.0 else f"{row['selector']}-25-{row['seed']}"
+        answers = json.loads((out / "answers" / f"{name}.json").read_text())
+        of_kind = [i for i, question in enumerate(questions) if question.kind == row["kind"]]
+        right = [questions[i].accepts(answers["answers"][i]) for i in of_kind]
+        assert row["questions"] == len(right) and row["accuracy"] == pytest.approx(sum(right) / len(right))
+        assert 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1
+        pruned, full = (
+            sum(prompt_flops(config, answers["text_tokens"][i], 256, kept) for i in of_kind)
+            for kept in (25 if row["budget"] == 25 else 256, 256)
+        )
+        assert row["flop_ratio"] == pytest.approx(pruned / full)
+    for gap in report["differences"]:
+        means = {row["selector"]: row["accuracy"] for row in report["means"] if same(row, gap)}
+        assert gap["difference"] == pytest.approx(means["max_min"] - means[gap["other"]])
+        assert gap["ci_low"] <= gap["difference"] + 1e-9 and gap["difference"] <= gap["ci_high"] + 1e-9
+    table = (out / "table.md").read_text()
+    assert "25 of 256" in table and "random, mean of 2 seeds" in table
+    with Image.open(out / "accuracy_vs_budget.png") as figure:
+        assert figure.format == "PNG" and min(figure.size) > 200
+
+
+def same(row, other):
+    return (row["budget"], row["kind"]) == (other["budget"], other["kind"])
+
+
+def test_a_stopped_run_goes_on_where_it_was(finished):
+    arguments, out, report = finished
+    (out / "answers" / "uniform-25-None.json").unlink()
+    (out / "results.json").unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / "answers").iterdir()}
+    assert len(kept) == 4
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert all((out / "answers" / name).stat().st_mtime_ns == time for name, time in kept.items())
+    again = json.loads((out / "results.json").read_text())
+    assert all(again[name] == report[name] for name in ("results", "means", "differences"))
+
+
+def test_a_variant_scores_as_its_base(finished, some_questions, tmp_path):
+    _, _, report = finished
+    variant = convert_checkpoint(pocket_llava(), tmp_path / "variant", {"num_tokens": 3})
+    arguments = [variant, some_questions, "--budgets", "25", "--selectors", "max_min", "--out", tmp_path / "out"]
+    assert run(*arguments).returncode == 0
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    of_base = [row for row in report["results"] if (row["selector"], row["budget"]) == ("max_min", 25)]
+    assert [row["accuracy"] for row in rows] == [row["accuracy"] for row in of_base]
+
+
+def test_the_folder_of_another_run_is_refused(finished, tmp_path):
+    arguments, out, _ = finished
+    before = (out / "results.json").read_bytes()
+    other = [*arguments[:2], "--budgets", "25", "--out", out]
+    result = run(*other)
+    assert result.returncode == 2 and "holds another run: its budgets" in result.stderr
+    assert result.stderr.count("\n") == 1 and (out / "results.json").read_bytes() == before
+    (tmp_path / "notes.txt").write_text("mine")
+    result = run(*arguments[:2], "--budgets", "25", "--out", tmp_path)
+    assert result.returncode == 2 and "not empty" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--budgets", "0.1", "--selectors", "max_mim"], "selector='max_mim'"),
+        (["--budgets", "1.5"], "retention_ratio=1.5"),
+        (["--budgets", "0"], "num_tokens=0"),
+        (["--budgets", "half"], "budget 'half'"),
+        (["--budgets", "0.1", "--seeds", "0"], "--seeds 0"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_line(some_questions, tmp_path, flags, message):
+    result = run(pocket_llava(), some_questions, *flags, "--out", tmp_path / "out")
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+ENTRY = {"image": "scene.png", "question": "Is there a bag?", "answers": ["yes"], "kind": "presence"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no questions"),
+        ("\n\n", "has no questions"),
+        (json.dumps(ENTRY), "scene.png is missing"),
+        ("{", "line 1 is not JSON"),
+        (json.dumps({**ENTRY, "answers": []}), "at least one accepted answer"),
+        (json.dumps({**ENTRY, "answers": [3]}), "expected texts"),
+        (json.dumps({"image": "scene.png"}), "expected an object with the keys"),
+        ("[]", "expected an object with the keys"),
+        (None, "is not a file"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "questions.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_questions(path)

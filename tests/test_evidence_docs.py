@@ -1,0 +1,59 @@
+"""What README, card and docs/evidence.md say is what docs/evidence/pocket-llava/results.json holds."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pocket_evidence import RESULTS, pruned_section
+
+from divprune_hf.package_data import pocket_llava
+
+
+ROOT = Path(__file__).parents[1]
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+RUN = json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
+def test_the_tables_of_the_docs_are_those_of_the_run():
+    pytest.importorskip("matplotlib", reason="the report draws too")
+    from evidence_report import markdown_table
+
+    for block in markdown_table(RUN).strip().split("\n\n"):
+        assert block in EVIDENCE
+    assert RUN["hardware"] in EVIDENCE and RUN["date"] in EVIDENCE
+
+
+def test_the_card_and_the_readme_have_the_figures_of_the_run():
+    assert pruned_section().strip() in (pocket_llava() / "README.md").read_text(encoding="utf-8")
+    figures = [folder / "accuracy_vs_budget.png" for folder in (RESULTS.parent, pocket_llava())]
+    assert figures[0].read_bytes() == figures[1].read_bytes()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in RUN["means"]:
+        if row["kind"] == "presence" and row["selector"] == "max_min":
+            others = [
+                next(
+                    other["accuracy"]
+                    for other in RUN["means"]
+                    if (other["kind"], other["selector"], other["budget"]) == ("presence", selector, row["budget"])
+                )
+                for selector in ("max_min", "random", "uniform")
+            ]
+            cells = [f"{row['kept_tokens']:.0f}", f"{row['flop_ratio']:.1%}", *(f"{value:.1%}" for value in others)]
+            assert re.search(r"\| *" + r" *\| *".join(map(re.escape, cells)) + r" *\|", readme), cells
+
+
+def test_the_target_is_met_on_presence_questions():
+    """At 0.098: at least 96 % of the unpruned accuracy, and at least 12 points above random."""
+    (mean,) = (r for r in RUN["means"] if (r["kind"], r["budget"], r["selector"]) == ("presence", 0.098, "max_min"))
+    (lead,) = (r for r in RUN["differences"] if (r["kind"], r["budget"], r["other"]) == ("presence", 0.098, "random"))
+    assert mean["questions"] == 2000 and mean["of_unpruned"] >= 0.96 and lead["difference"] >= 0.12
+
+
+def test_every_file_that_the_docs_name_exists():
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", EVIDENCE)
+    assert len(targets) >= 5
+    for target in targets:
+        assert (ROOT / "docs" / target).exists(), target
+    for command in re.findall(r"^python (\S+) (\S+) (\S+)", EVIDENCE, flags=re.MULTILINE):
+        assert all((ROOT / path).exists() for path in command), command

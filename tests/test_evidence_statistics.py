@@ -1,0 +1,84 @@
+"""The bootstrap over pictures, against its definition written as a loop, and against what is known exactly."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evidence_answers import Setting
+from evidence_questions import Question
+from evidence_statistics import NUM_DRAWS, Bootstrap, evaluate, with_interval
+from transformers import LlamaConfig
+
+
+def questions_about(num_pictures, per_picture, kind="presence"):
+    return [
+        Question(Path(f"{picture}.png"), f"{number}?", ("yes",), kind)
+        for picture in range(num_pictures)
+        for number in range(per_picture)
+    ]
+
+
+def test_draws_are_of_whole_pictures():
+    questions = questions_about(7, 3) + questions_about(4, 1, "counting")
+    marks = np.random.default_rng(0).integers(0, 2, len(questions)).astype(float)
+    bootstrap = Bootstrap(questions)
+    for kind in ("presence", "counting"):
+        values = bootstrap.accuracies(marks, kind)
+        for weights, value in zip(bootstrap.weights[:50], values[:50]):
+            drawn = [
+                mark
+                for question, mark in zip(questions, marks)
+                for _ in range(int(weights[int(question.image.stem)]))
+                if question.kind == kind
+            ]
+            assert value == pytest.approx(np.mean(drawn)) if drawn else np.isnan(value)
+    assert (bootstrap.weights[1:].sum(1) == 7).all() and (bootstrap.weights[0] == 1).all()
+
+
+def test_the_interval_is_that_of_the_normal_approximation():
+    """400 pictures with one question each, 300 right: 0.75, with a standard error of sqrt(0.75 * 0.25 / 400)."""
+    questions = questions_about(400, 1)
+    marks = np.array([1.0] * 300 + [0.0] * 100)
+    row = with_interval("accuracy", Bootstrap(questions).accuracies(marks, "presence"))
+    error = 1.96 * (0.75 * 0.25 / 400) ** 0.5
+    assert row["accuracy"] == 0.75
+    assert row["ci_low"] == pytest.approx(0.75 - error, abs=0.006)
+    assert row["ci_high"] == pytest.approx(0.75 + error, abs=0.006)
+
+
+def test_questions_about_one_picture_are_not_taken_for_independent():
+    """Ten questions about each of 40 pictures, right or wrong together, tell no more than 40 questions."""
+    marks = np.array([1.0] * 30 + [0.0] * 10)
+    one = with_interval("accuracy", Bootstrap(questions_about(40, 1)).accuracies(marks, "presence"))
+    ten = with_interval("accuracy", Bootstrap(questions_about(40, 10)).accuracies(marks.repeat(10), "presence"))
+    assert one == ten
+
+
+def test_differences_are_paired():
+    """Two selectors that are right about the same pictures differ by nothing, with certainty, however few they are."""
+    questions = questions_about(30, 2)
+    text_config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+
+    def answered(answers, kept):
+        columns = {"text_tokens": [10] * 60, "visual_tokens": [100] * 60, "kept_tokens": [kept] * 60}
+        return {"answers": answers, **columns}
+
+    half = ["yes", "no"] * 30
+    third = ["yes"] * 60
+    records = {
+        Setting("max_min", 10): answered(half, 10),
+        Setting("random", 10, 0): answered(half, 10),
+        Setting("random", 10, 1): answered(third, 10),
+        Setting("uniform", 10): answered(half, 10),
+        Setting("max_min", 1.0): answered(third, 100),
+        Setting("random", 1.0, 0): answered(third, 100),
+        Setting("random", 1.0, 1): answered(third, 100),
+        Setting("uniform", 1.0): answered(third, 100),
+    }
+    report = evaluate(questions, records, text_config)
+    gaps = {(row["other"], row["budget"]): row for row in report["differences"]}
+    assert (gaps["uniform", 10]["ci_low"], gaps["uniform", 10]["ci_high"]) == (0, 0)
+    assert gaps["random", 10]["difference"] == pytest.approx(0.5 - 0.75)
+    (mean,) = (row for row in report["means"] if (row["selector"], row["budget"]) == ("random", 10))
+    assert mean["seeds"] == 2 and mean["of_unpruned"] == pytest.approx(0.75)
+    assert len(report["results"]) == len(records) and NUM_DRAWS >= 1000
