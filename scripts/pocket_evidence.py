@@ -1,4 +1,4 @@
-"""What pocket-llava's card says about its answers from few tokens: figures of docs/evidence/pocket-llava/results.json."""
+"""What pocket-llava's card says about answers from few tokens: figures of docs/evidence/pocket-llava/results.json."""
 
 import json
 from pathlib import Path
@@ -30,11 +30,11 @@ def pruned_section() -> str:
     number = next(row["questions"] for row in results["means"] if row["kind"] == "presence")
     return f"""## Measured, from few visual tokens
 
-Right of {number} other held-out presence questions (`tests/data/pocket_heldout`), by how many of the 256 visual tokens the
-language model sees and who chose them: DivPrune, or as many at random (mean of three draws) or evenly spaced.
+Right of {number} other held-out presence questions (`tests/data/pocket_heldout`), by how many of the 256 visual tokens
+the language model sees and who chose them: DivPrune, or as many at random (mean of three draws) or evenly spaced.
 At 0.098 DivPrune leads random by {100 * lead["difference"]:.1f} points (95 % interval {100 * lead["ci_low"]:.1f} to \
 {100 * lead["ci_high"]:.1f}). `scripts/accuracy_vs_budget.py` on
-{results["hardware"]}, {results["date"]}; docs/evidence.md of the project has all kinds of questions, intervals and pictures.
+{results["hardware"]}, {results["date"]}; docs/evidence.md of the project has all kinds of questions, and intervals.
 
 {pruned_table(results)}
 
