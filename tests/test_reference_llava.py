@@ -23,21 +23,21 @@ from divprune_hf.package_data import pocket_llava
 
 @pytest.fixture
 def coco(tmp_path, photos):
-    """A folder in the form of COCO with two real photos, each under several names, so that both splits have some."""
+    """A folder in the form of COCO: two real photos, each under several names, with two objects and a tiny one."""
     folder = tmp_path / "coco"
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     (folder / "config.yaml").write_text("names:\n  0: person\n  1: cup\n")
     for number in range(24):
         photos[number % 2].save(folder / "images" / f"{number:03}.jpg")
-        line = f"{number % 2} 0.5 0.5 0.4 0.5\n{number % 2} 0.1 0.1 0.01 0.01\n"
+        line = f"{number % 2} 0.5 0.5 0.4 0.5\n{1 - number % 2} 0.5 0.5 0.2 0.3\n{number % 2} 0.1 0.1 0.01 0.01\n"
         (folder / "labels" / f"{number:03}.txt").write_text(line)
     return folder
 
 
 def test_objects_are_cut_out_and_splits_share_no_photo(coco, photos):
     train, heldout = read_coco(coco, "train"), read_coco(coco, "heldout")
-    assert len(train) + len(heldout) == 24 and len(heldout) >= 1
+    assert len(train) + len(heldout) == 48 and len(heldout) >= 2
     width, height = photos[0].size
     crop = train.crops[train.names.index("person")]
     assert crop.shape == (round(0.75 * height) - round(0.25 * height), round(0.7 * width) - round(0.3 * width), 3)
@@ -128,6 +128,13 @@ def test_the_loss_falls_and_a_stopped_run_ends_as_one_that_was_not(coco, tmp_pat
     capsys.readouterr()
     assert train(arguments(coco, tmp_path / "whole", "--seed", "1")) == 2
     assert "is of a run with" in capsys.readouterr().err
+
+
+def test_held_out_questions_are_written(coco, tmp_path):
+    command = [str(pocket_llava()), "--coco", str(coco), "--questions", str(tmp_path / "questions")]
+    assert train_reference_llava.main([*command, "--num-mosaics", "2"]) == 0
+    questions = read_questions(tmp_path / "questions" / "questions.jsonl")
+    assert len({question.image for question in questions}) == 2 and len(questions) > 8
 
 
 @pytest.mark.parametrize(
