@@ -192,12 +192,21 @@ def test_the_folder_of_another_run_is_refused(finished, tmp_path):
         (["--budgets", "0"], "num_tokens=0"),
         (["--budgets", "half"], "budget 'half'"),
         (["--budgets", "0.1", "--seeds", "0"], "--seeds 0"),
+        (["--budgets", "0.1", "--batch-size", "0"], "--batch-size 0"),
+        (["--budgets", "0.1", "--dtype", "float33"], "--dtype float33"),
+        (["--budgets", "1", "1.0"], "expected one of them"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(some_questions, tmp_path, flags, message):
     result = run(pocket_llava(), some_questions, *flags, "--out", tmp_path / "out")
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing(some_questions, tmp_path):
+    (tmp_path / "model").mkdir()
+    result = run(tmp_path / "model", some_questions, "--budgets", "0.1", "--out", tmp_path / "out")
+    assert result.returncode == 2 and not (tmp_path / "out").exists()
 
 
 ENTRY = {"image": "scene.png", "question": "Is there a bag?", "answers": ["yes"], "kind": "presence"}
