@@ -54,10 +54,10 @@ def parse_budget(text: str) -> float | int:
 
 def settings_of(selectors: list[str], budgets: list[str], seeds: int) -> list[Setting]:
     """Every combination, in the order in which it is run."""
-    if seeds < 1:
-        raise ValueError(f"Got --seeds {seeds}, expected at least 1.")
     seeds_of = {selector: range(seeds) if selector == "random" else [None] for selector in selectors}
     values = list(dict.fromkeys(parse_budget(budget) for budget in budgets))
+    if {"1", "1.0"} <= {repr(parse_budget(budget)) for budget in budgets}:
+        raise ValueError("Got the budgets 1 (one token) and 1.0 (all tokens), expected one of them in a run.")
     return [Setting(name, value, seed) for value in values for name in seeds_of for seed in seeds_of[name]]
 
 
@@ -69,8 +69,8 @@ def fingerprint(path: Path, questions: list[Question]) -> str:
     return digest.hexdigest()
 
 
-def open_run(out: Path, run: dict) -> Path:
-    """The folder of answers of this run, made or found again.
+def check_run(out: Path, run: dict) -> None:
+    """Refuse a folder that is not of this run.
 
     Raises:
         ValueError: `out` holds something else, or another run.
@@ -86,11 +86,6 @@ def open_run(out: Path, run: dict) -> Path:
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is no folder of a run and not empty. Choose another --out.")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(record, json.dumps(run, indent=1))
-    (out / "answers").mkdir(exist_ok=True)
-    return out / "answers"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -122,6 +117,12 @@ def model_fingerprint(model: str) -> str | None:
 
 def run(options: argparse.Namespace) -> dict:
     """Ask what is not answered yet, and write the report; return what results.json holds."""
+    for name in ("seeds", "batch_size", "max_new_tokens"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"Got --{name.replace('_', '-')} {getattr(options, name)}, expected at least 1.")
+    dtype = options.dtype if options.dtype == "auto" else getattr(torch, options.dtype, None)
+    if dtype != "auto" and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"Got --dtype {options.dtype}, expected auto or a dtype of torch such as bfloat16.")
     settings = settings_of(options.selectors, options.budgets, options.seeds)
     questions = read_questions(options.questions)
     identity = {
@@ -136,15 +137,13 @@ def run(options: argparse.Namespace) -> dict:
         "max_new_tokens": options.max_new_tokens,
         "dtype": options.dtype,
     }
-    answers = open_run(options.out, identity)
-    dtype = options.dtype if options.dtype == "auto" else getattr(torch, options.dtype)
+    check_run(options.out, identity)
     model, processor = load_pruned(
-        options.model,
-        retention_ratio=1.0,
-        device=options.device,
-        revision=options.revision,
-        dtype=dtype,
+        options.model, retention_ratio=1.0, device=options.device, revision=options.revision, dtype=dtype
     )
+    answers = options.out / "answers"
+    answers.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out / "run.json", json.dumps(identity, indent=1))
     answered = {}
     for setting in settings:
         # Where everything is kept nothing is selected: all selectors and seeds share the answers.
@@ -157,6 +156,7 @@ def run(options: argparse.Namespace) -> dict:
     report = {
         **evaluate(questions, answered, model.config.text_config),
         "model": identity["model"],
+        "commit": getattr(model.config, "_commit_hash", None),
         "data": {"file": identity["data"], "sha256": identity["data_sha256"]},
         "intervals": f"95 %, paired bootstrap over pictures, {NUM_DRAWS} draws",
         "versions": versions(),

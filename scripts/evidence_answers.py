@@ -7,12 +7,10 @@ import torch
 from evidence_questions import Question
 from tqdm.auto import tqdm
 
-from divprune_hf import set_budget
+from divprune_hf import DivPruneConfig, set_budget
 from divprune_hf.ask import chat_prompt
 from divprune_hf.pictures import read_picture
-from divprune_hf.remote_code.max_min_diversity import check_budget
 from divprune_hf.remote_code.pruning_divprune import feature_list
-from divprune_hf.remote_code.token_budget import check_selector
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,7 @@ class Setting:
     seed: int | None = None
 
     def __post_init__(self):
-        check_selector(self.selector, self.seed or 0)
-        check_budget(**self.as_budget())
+        DivPruneConfig(**self.as_budget(), selector=self.selector, seed=self.seed or 0)  # refuses what is impossible
 
     def as_budget(self) -> dict:
         name = "num_tokens" if isinstance(self.budget, int) else "retention_ratio"

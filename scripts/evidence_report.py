@@ -83,7 +83,7 @@ def draw_figure(run: dict, out: Path) -> None:
                 capsize=2,
                 label=LABELS[selector],
             )
-        unpruned = [100 * row["accuracy"] for row in rows if row["budget"] == 1.0]
+        unpruned = [100 * row["accuracy"] for row in rows if row["kept_tokens"] == row["visual_tokens"]]
         if unpruned:
             panel.axhline(unpruned[0], color="#888888", linewidth=0.8, linestyle="--", label="all visual tokens")
         panel.set_title(kind, fontsize=10)

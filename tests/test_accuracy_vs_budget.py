@@ -61,6 +61,29 @@ def test_answers_are_those_of_ask(some_questions):
             assert answered["text_tokens"][index] == alone.num_prompt_tokens - alone.num_kept
 
 
+def test_pictures_of_many_shapes_are_asked_about_in_batches(make_checkpoint, photos, tmp_path):
+    """LLaVA-NeXT: every picture has its own number of visual tokens, and is padded to the views of the largest."""
+    checkpoint = make_checkpoint(family="llava_next")
+    entries = []
+    for number, size in enumerate([(100, 300), (200, 200), (24, 20)]):
+        photos[0].resize(size).save(tmp_path / f"{number}.png")
+        for word in ("w5 w6", "w7"):
+            entries.append({"image": f"{number}.png", "question": word, "answers": "w9", "kind": "any"})
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    questions = read_questions(tmp_path / "questions.jsonl")
+    for model_id in (checkpoint.base, checkpoint.variant):
+        model, processor = load_pruned(model_id, device="cpu")
+        for setting in (Setting("max_min", 0.25), Setting("random", 7, 2), Setting("uniform", 1.0)):
+            answered = answer_questions(model, processor, questions, setting, batch_size=6, max_new_tokens=6)
+            apply_setting(model, processor, setting)
+            for index, question in enumerate(questions):
+                alone = ask(model, processor, Image.open(question.image), question.text, max_new_tokens=6)
+                assert answered["answers"][index] == alone.text
+                assert answered["kept_tokens"][index] == alone.num_kept
+                assert answered["visual_tokens"][index] == alone.num_available
+        assert len(set(answered["visual_tokens"])) == 3
+
+
 @pytest.mark.parametrize(
     ("answer", "kept"),
     [
@@ -169,12 +192,21 @@ def test_the_folder_of_another_run_is_refused(finished, tmp_path):
         (["--budgets", "0"], "num_tokens=0"),
         (["--budgets", "half"], "budget 'half'"),
         (["--budgets", "0.1", "--seeds", "0"], "--seeds 0"),
+        (["--budgets", "0.1", "--batch-size", "0"], "--batch-size 0"),
+        (["--budgets", "0.1", "--dtype", "float33"], "--dtype float33"),
+        (["--budgets", "1", "1.0"], "expected one of them"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(some_questions, tmp_path, flags, message):
     result = run(pocket_llava(), some_questions, *flags, "--out", tmp_path / "out")
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing(some_questions, tmp_path):
+    (tmp_path / "model").mkdir()
+    result = run(tmp_path / "model", some_questions, "--budgets", "0.1", "--out", tmp_path / "out")
+    assert result.returncode == 2 and not (tmp_path / "out").exists()
 
 
 ENTRY = {"image": "scene.png", "question": "Is there a bag?", "answers": ["yes"], "kind": "presence"}

@@ -55,5 +55,5 @@ def test_every_file_that_the_docs_name_exists():
     assert len(targets) >= 5
     for target in targets:
         assert (ROOT / "docs" / target).exists(), target
-    for command in re.findall(r"^python (\S+) (\S+) (\S+)", EVIDENCE, flags=re.MULTILINE):
-        assert all((ROOT / path).exists() for path in command), command
+    paths = re.findall(r"\b(?:scripts|model_cards|tests/data)/[\w./-]+", EVIDENCE)
+    assert len(paths) > 10 and all((ROOT / path.rstrip(".")).exists() for path in paths)

@@ -1,0 +1,85 @@
+"""What the kept tokens of pocket-llava's held-out scenes lie on: how many of the objects are seen at all.
+
+    python scripts/pocket_coverage.py [--budget 0.098] [--scenes 500]
+
+The scenes are drawn again from Fashion-MNIST, because their plans (which patch shows what) are not in the held-out set.
+An object is seen if one of its four patches is kept.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from accuracy_vs_budget import parse_budget
+from evidence_answers import Setting, apply_setting
+from pocket_heldout import NUM_SCENES, SEED
+from pocket_scenes import CELL_GRID, CELL_PATCHES, DEFAULT_DATA, NOTHING, PATCH_GRID, Scenes, make_scenes
+from pocket_scoring import pictures_of
+
+from divprune_hf.loading import load_pruned
+from divprune_hf.package_data import pocket_llava
+from divprune_hf.remote_code.baseline_selectors import SELECTORS
+
+
+BATCH = 25
+
+
+def by_cell(patches: torch.Tensor) -> torch.Tensor:
+    """Values of 256 patches as (scenes, 16 cells, 16 patches of the cell)."""
+    grid = patches.view(-1, CELL_GRID, CELL_PATCHES, CELL_GRID, CELL_PATCHES)
+    return grid.permute(0, 1, 3, 2, 4).reshape(len(patches), CELL_GRID**2, CELL_PATCHES**2)
+
+
+def coverage(scenes: Scenes, kept: torch.Tensor) -> tuple[float, float]:
+    """The share of objects that are seen, and the share of kept tokens that lie on an object.
+
+    Args:
+        scenes: the scenes with their plans.
+        kept (`torch.BoolTensor` of shape `(scenes, 256)`): which patches are kept.
+    """
+    on_object = scenes.patches != NOTHING
+    seen = by_cell(kept & on_object).any(2)
+    objects = scenes.cells != NOTHING
+    return (seen & objects).sum().item() / objects.sum().item(), (kept & on_object).sum().item() / kept.sum().item()
+
+
+def kept_patches(model, processor, scenes: Scenes, setting: Setting) -> torch.Tensor:
+    """Which patches of each scene are kept: `torch.BoolTensor` of shape `(scenes, 256)`."""
+    apply_setting(model, processor, setting)
+    kept = torch.zeros(len(scenes), PATCH_GRID**2, dtype=torch.bool)
+    pictures = pictures_of(scenes)
+    for start in range(0, len(pictures), BATCH):
+        batch = pictures[start : start + BATCH]
+        inputs = processor(images=batch, text=[processor.image_token] * len(batch), return_tensors="pt")
+        counts = inputs["num_image_tokens_kept"]
+        picks = model.select_image_tokens(inputs["pixel_values"], num_image_tokens_kept=counts)
+        for number, indices in enumerate(picks, start=start):
+            kept[number, indices] = True
+    return kept
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--budget", default="0.098", metavar="B", help="a share (0.098) or a number of tokens (25)")
+    parser.add_argument("--scenes", type=int, default=NUM_SCENES, metavar="N", help=f"how many scenes ({NUM_SCENES})")
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with the four Fashion-MNIST .gz files")
+    options = parser.parse_args(arguments)
+    transformers.logging.set_verbosity_error()
+    try:
+        settings = [Setting(name, parse_budget(options.budget), 0 if name == "random" else None) for name in SELECTORS]
+        scenes = make_scenes("heldout", options.scenes, SEED, options.data)
+        model, processor = load_pruned(pocket_llava(), device="cpu")
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print("| selector | objects seen | kept tokens on objects |\n| --- | --- | --- |")
+    for setting in settings:
+        seen, on_objects = coverage(scenes, kept_patches(model, processor, scenes, setting))
+        print(f"| {setting.selector} | {seen:.1%} | {on_objects:.1%} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
