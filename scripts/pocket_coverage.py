@@ -20,7 +20,7 @@ from pocket_scoring import pictures_of
 
 from divprune_hf.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
-from divprune_hf.remote_code.baseline_selectors import SELECTORS
+from divprune_hf.remote_code.token_budget import SELECTORS
 
 
 BATCH = 25
