@@ -91,8 +91,8 @@ def evaluate(questions: list[Question], answered: dict[Setting, dict], text_conf
                 for name in ("visual_tokens", "kept_tokens"):
                     mean[name] = float(np.array(answered[settings[0]][name])[chosen].mean())
                 mean |= with_interval("accuracy", over_seeds[selector])
-                if unpruned is not None:
-                    share = with_interval("share", over_seeds[selector] / unpruned)
+                if unpruned is not None and unpruned[0] > 0:
+                    share = with_interval("share", over_seeds[selector] / np.where(unpruned > 0, unpruned, np.nan))
                     mean["of_unpruned"] = share["share"]
                     mean["of_unpruned_ci_low"], mean["of_unpruned_ci_high"] = share["ci_low"], share["ci_high"]
                 means.append(mean)

@@ -82,3 +82,7 @@ def test_differences_are_paired():
     (mean,) = (row for row in report["means"] if (row["selector"], row["budget"]) == ("random", 10))
     assert mean["seeds"] == 2 and mean["of_unpruned"] == pytest.approx(0.75)
     assert len(report["results"]) == len(records) and NUM_DRAWS >= 1000
+
+    wrong = {setting: answered(["no"] * 60, record["kept_tokens"][0]) for setting, record in records.items()}
+    report = evaluate(questions, wrong, text_config)
+    assert all(row["accuracy"] == 0 and "of_unpruned" not in row for row in report["means"])

@@ -65,8 +65,9 @@ def random_indices(pixels, num_available, num_tokens, seed=0):
 def checksum(pixels):
     """A number of 32 bits, as an int64 tensor without dimensions, that depends on every pixel and its place.
 
-    Pixels count as bfloat16, so that a model in float32 and one in bfloat16 draw alike. Zeros at the end add nothing:
-    LLaVA-NeXT pads the views of a picture with them to the number of the largest picture in the batch.
+    Pixels count as bfloat16, so that a model in float32 and one in bfloat16 draw alike; float16 pixels are rounded
+    twice and draw otherwise. Zeros at the end add nothing: LLaVA-NeXT pads the views of a picture with them to the
+    number of the largest picture in the batch.
     """
     bits = pixels.to(torch.bfloat16).view(torch.int16).flatten().long()
     places = scramble(torch.arange(1, bits.numel() + 1, device=bits.device) & MASK)
