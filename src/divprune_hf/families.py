@@ -33,6 +33,8 @@ class Family:
     model_class: type
     head_class: type
     processor_class: type
+    image_processor_type: str  # what the stock family falls back to where a checkpoint names none
+    video_processor_type: str | None = None
 
     @property
     def takes_videos(self):
@@ -53,6 +55,7 @@ FAMILIES = {
             model_class=DivPruneLlavaModel,
             head_class=DivPruneLlavaForConditionalGeneration,
             processor_class=DivPruneLlavaProcessor,
+            image_processor_type="CLIPImageProcessor",
         ),
         Family(
             base_model_type="llava_next",
@@ -60,6 +63,7 @@ FAMILIES = {
             model_class=DivPruneLlavaNextModel,
             head_class=DivPruneLlavaNextForConditionalGeneration,
             processor_class=DivPruneLlavaNextProcessor,
+            image_processor_type="LlavaNextImageProcessor",
         ),
         Family(
             base_model_type="llava_next_video",
@@ -67,6 +71,8 @@ FAMILIES = {
             model_class=DivPruneLlavaNextVideoModel,
             head_class=DivPruneLlavaNextVideoForConditionalGeneration,
             processor_class=DivPruneLlavaNextVideoProcessor,
+            image_processor_type="LlavaNextImageProcessor",
+            video_processor_type="LlavaNextVideoVideoProcessor",
         ),
     ]
 }

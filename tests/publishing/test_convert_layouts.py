@@ -1,5 +1,6 @@
 """Every layout of a base becomes a variant that loads whole: weights, and a processor that counts right."""
 
+import json
 import shutil
 
 import pytest
@@ -69,3 +70,36 @@ def test_weights_are_those_of_the_model_that_was_saved(tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(convert_checkpoint(tmp_path / "base", tmp_path / "variant"))
     weights = model.state_dict()
     assert all(torch.equal(weights[name], saved[name]) and torch.equal(saved[name], other[name]) for name in saved)
+
+
+def image_and_video_configs(base):
+    """What the image and the video processor of a tiny checkpoint say, without their types."""
+    processor = AutoProcessor.from_pretrained(base)
+    both = (json.loads(part.to_json_string()) for part in (processor.image_processor, processor.video_processor))
+    types = ("image_processor_type", "video_processor_type", "processor_class", "feature_extractor_type")
+    return [{name: value for name, value in config.items() if name not in types} for config in both]
+
+
+@pytest.mark.parametrize("layout", ["no types", "no video type", "images only", "images only, no type"])
+def test_unnamed_image_and_video_processors_are_found(make_checkpoint, clips, photos, tmp_path, layout):
+    """Stock transformers finds them by the model type, which is another in a variant."""
+    base = shutil.copytree(make_checkpoint(family="llava_next_video").base, tmp_path / "base")
+    image, video = image_and_video_configs(base)
+    edit_json(base / "processor_config.json", remove=("image_processor", "video_processor"))
+    if "no type" not in layout or layout == "no video type":
+        image = {**image, "image_processor_type": "LlavaNextImageProcessor"}
+    (base / "preprocessor_config.json").write_text(json.dumps(image))
+    (base / "video_preprocessor_config.json").unlink(missing_ok=True)
+    if not layout.startswith("images only"):
+        (base / "video_preprocessor_config.json").write_text(json.dumps(video))
+    variant = convert_checkpoint(base, tmp_path / "variant", {"video_num_tokens": 7})
+    processor = AutoProcessor.from_pretrained(variant)
+    assert type(processor.video_processor).__name__ == "LlavaNextVideoVideoProcessor"
+    assert type(processor.image_processor).__name__.startswith("LlavaNextImageProcessor")
+    inputs = processor(images=photos[0], videos=clips[0], text="<image> <video>", return_tensors="pt")
+    expected = AutoProcessor.from_pretrained(make_checkpoint(family="llava_next_video").base)(
+        images=photos[0], videos=clips[0], text="<image> <video>", return_tensors="pt"
+    )
+    assert inputs["num_video_tokens_kept"].tolist() == [7]
+    assert torch.equal(inputs["pixel_values"], expected["pixel_values"])
+    assert torch.equal(inputs["pixel_values_videos"], expected["pixel_values_videos"])

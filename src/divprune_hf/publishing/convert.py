@@ -15,7 +15,11 @@ from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.card import CardFacts, render_card
 from divprune_hf.publishing.hub_errors import explained
 from divprune_hf.publishing.shipped import shipped_code
-from divprune_hf.publishing.variant_configs import variant_config, variant_processor_config
+from divprune_hf.publishing.variant_configs import (
+    variant_config,
+    variant_preprocessor_configs,
+    variant_processor_config,
+)
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
@@ -94,8 +98,12 @@ def variant_texts(base, folder, commit, divprune_config, name):
     config = files.read_json(folder / "config.json")
     family = files.family_of(config, base)
     files.check_no_foreign_code(folder)
-    has_processor_config = (folder / "processor_config.json").is_file()
-    processor_config = files.read_json(folder / "processor_config.json") if has_processor_config else {}
+    processor_config, *preprocessor_configs = (
+        files.read_json(folder / name) if (folder / name).is_file() else None
+        for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+    )
+    processor_config = processor_config or {}
+    completed = variant_preprocessor_configs(*preprocessor_configs, processor_config, family)
     divprune_config = DivPruneConfig.merged(config.get("divprune_config"), divprune_config, family.takes_videos)
     edited = variant_config(config, family, divprune_config)
     if commit is not None:
@@ -107,6 +115,7 @@ def variant_texts(base, folder, commit, divprune_config, name):
     return {
         "config.json": to_json(edited),
         "processor_config.json": to_json(variant_processor_config(processor_config, config, family, divprune_config)),
+        **{name: to_json(content) for name, content in completed.items()},
         "README.md": render_card(facts),
         **({"NOTICE": notice} if notice and not brings_notice else {}),
         **shipped_code(),

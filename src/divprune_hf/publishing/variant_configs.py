@@ -6,6 +6,10 @@ from transformers import CONFIG_MAPPING, AutoModel
 from divprune_hf.remote_code.configuration_divprune import auto_map
 
 
+# What says in a preprocessor config that it is one of images.
+TYPES_OF_IMAGES = ("image_processor_type", "feature_extractor_type", "processor_class", "image_grid_pinpoints")
+
+
 def variant_config(config, family, divprune_config):
     """`config.json` of a variant: the base's, with our model type, classes and budget.
 
@@ -35,6 +39,33 @@ def variant_processor_config(processor_config, config, family, divprune_config):
     edited["processor_class"] = family.processor_class.__name__
     edited["auto_map"] = {"AutoProcessor": family.processor_reference}
     edited["divprune_config"] = divprune_config.to_block()
+    return edited
+
+
+def variant_preprocessor_configs(preprocessor_config, video_config, processor_config, family):
+    """`preprocessor_config.json` and `video_preprocessor_config.json` of a variant where the base's do not do.
+
+    transformers finds the class of an unnamed image or video processor by the model type, which is another now.
+
+    Args:
+        preprocessor_config, video_config (`dict` or `None`): the contents of the base's files, where it has them.
+        processor_config (`dict`): that of its `processor_config.json`, which may hold both.
+        family (`Family`): its family.
+
+    Returns:
+        The files to write, by name.
+    """
+    edited = {}
+    named = {"image_processor_type", "feature_extractor_type"} & set(preprocessor_config or {})
+    if preprocessor_config and not named and "image_processor" not in processor_config:
+        image_type = {"image_processor_type": family.image_processor_type}
+        edited["preprocessor_config.json"] = {**preprocessor_config, **image_type}
+    if family.takes_videos and "video_processor" not in processor_config:
+        settings = video_config if video_config is not None else preprocessor_config or {}
+        if video_config is None or "video_processor_type" not in video_config:
+            kept = {name: value for name, value in settings.items() if name not in TYPES_OF_IMAGES}
+            video_type = {"video_processor_type": family.video_processor_type}
+            edited["video_preprocessor_config.json"] = {**kept, **video_type}
     return edited
 
 
