@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from test_llava_model import PROMPT, fed_with, greedy, load
+from test_llava_model import PROMPT
+from tiny_answers import fed_with, greedy, load
 from tiny_models import FAMILY_CLASSES, NUM_IMAGE_TOKENS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoProcessor

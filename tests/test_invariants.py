@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_llava_model import greedy, load
+from tiny_answers import greedy, load
 from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from test_max_min_diversity import is_greedy
-from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS, VIDEO_TOKEN_ID
+from tiny_answers import fed_with, greedy, load
+from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, StaticCache
+from transformers import AutoProcessor, LlavaForConditionalGeneration, StaticCache
 
 from divprune_hf import select_diverse_tokens, set_budget
 from divprune_hf.remote_code import pruning_divprune
@@ -17,29 +18,10 @@ KINDS = [(tower, "llama") for tower in TOWER_CONFIGS] + [("clip", language) for 
 PROMPT = "w1 <image> w2 w3"
 
 
-def load(checkpoint, **kwargs):
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint.variant, dtype=torch.float32, **kwargs).eval()
-    return model, AutoProcessor.from_pretrained(checkpoint.variant)
-
-
 def stock_features(checkpoint, pixel_values):
     stock = LlavaForConditionalGeneration.from_pretrained(checkpoint.base, dtype=torch.float32).eval()
     with torch.no_grad():
         return stock, feature_list(stock.get_image_features(pixel_values=pixel_values))
-
-
-def fed_with(stock, inputs, kept_features):
-    """The `inputs_embeds` of a prompt with `kept_features` (a list of tensors) written over its placeholders."""
-    embeds = stock.get_input_embeddings()(inputs["input_ids"]).detach().clone()
-    embeds[inputs["input_ids"] == IMAGE_TOKEN_ID] = torch.cat(kept_features)
-    return {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
-
-
-def greedy(model, inputs, **kwargs):
-    # A random model may well say `<image>`, which without a cache would then ask for one more.
-    kwargs.setdefault("suppress_tokens", [IMAGE_TOKEN_ID, VIDEO_TOKEN_ID])
-    tokens = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False, **kwargs)
-    return tokens[:, inputs["input_ids"].shape[1] :].tolist()
 
 
 @pytest.mark.parametrize(("tower", "language"), KINDS, ids=["-".join(kind) for kind in KINDS])

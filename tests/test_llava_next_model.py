@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_llava_model import fed_with, greedy, load
 from test_max_min_diversity import is_greedy
+from tiny_answers import fed_with, greedy, load
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextForConditionalGeneration
 
 from divprune_hf import keep_count, select_diverse_tokens
@@ -120,9 +120,7 @@ def test_counts_are_needed_where_images_of_different_sizes_share_a_row(checkpoin
         model.generate(**inputs, max_new_tokens=2, num_beams=2)
 
 
-@pytest.mark.parametrize(
-    ("tower", "language"), [("siglip", "mistral"), ("clip", "qwen2")], ids=["siglip-mistral", "clip-qwen2"]
-)
+@pytest.mark.parametrize(("tower", "language"), [("siglip", "mistral"), ("clip", "qwen2"), ("dinov2", "llama")])
 def test_other_towers_and_language_models_answer(make_checkpoint, five_shapes, tower, language):
     model, processor = load(make_checkpoint(family="llava_next", tower=tower, language=language))
     inputs = processor(images=five_shapes, text=[PROMPT] * 5, padding=True, return_tensors="pt")

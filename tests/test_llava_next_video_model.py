@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_llava_model import greedy, load
 from test_max_min_diversity import is_greedy
+from tiny_answers import greedy, load
 from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextVideoForConditionalGeneration
 
@@ -217,9 +217,7 @@ def test_both_key_layouts_load_whole(make_checkpoint, video_files, layout, langu
     assert all(torch.equal(weights[name], stock[name]) for name in stock)
 
 
-@pytest.mark.parametrize(
-    ("tower", "language"), [("siglip", "mistral"), ("clip", "qwen2")], ids=["siglip-mistral", "clip-qwen2"]
-)
+@pytest.mark.parametrize(("tower", "language"), [("siglip", "mistral"), ("clip", "qwen2"), ("dinov2", "llama")])
 def test_other_towers_and_language_models_answer(make_checkpoint, clips, tower, language):
     model, processor = load(make_checkpoint(family="llava_next_video", tower=tower, language=language))
     inputs = processor(videos=clips, text=[PROMPT] * 3, padding=True, return_tensors="pt")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_llava_model import greedy, load
+from tiny_answers import greedy, load
 from transformers import AutoProcessor
 
 from divprune_hf import keep_count, set_budget
@@ -210,3 +210,11 @@ def test_placeholders_without_pixels_are_refused(model, processor, token):
     inputs = processor.tokenizer(f"w1 <{token}> w2", return_tensors="pt")
     with pytest.raises(ValueError, match=f"1 {token} placeholders"):
         model.generate(**inputs, max_new_tokens=2)
+
+
+def test_a_batch_in_one_array_is_as_many_videos(processor, clips):
+    batch = np.stack([clips[2], clips[2][::-1]])
+    together = processor(videos=batch, text=[PROMPT] * 2, return_tensors="pt")
+    apart = processor(videos=list(batch), text=[PROMPT] * 2, return_tensors="pt")
+    assert together["num_video_tokens_kept"].tolist() == [7, 7]
+    assert torch.equal(together["pixel_values_videos"], apart["pixel_values_videos"])

@@ -76,7 +76,11 @@ def build_parser():
     question.add_argument("--show", metavar="PNG", help="draw which patches were kept")
     question.add_argument("--device", help="such as cpu or cuda:0; by default wherever there is room")
     question.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub repo")
-    question.add_argument("--trust-remote-code", action="store_true", help="run the code that the variant brings")
+    question.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that the variant brings (transformers 4.57 only; 5 runs this package's)",
+    )
     question.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="the longest answer (64)")
     question.set_defaults(run=run_ask)
 

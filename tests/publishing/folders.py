@@ -2,6 +2,11 @@
 
 import hashlib
 import json
+import re
+
+import pytest
+
+from divprune_hf import convert_checkpoint
 
 
 def file_hashes(folder):
@@ -30,3 +35,11 @@ def edit_json(path, remove=(), **changes):
     """Set and remove keys of the JSON object in a file."""
     content = {name: value for name, value in load_json(path).items() if name not in remove}
     path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+def assert_refused(tmp_path, base, out, reason, **arguments):
+    """A `ValueError` gives the reason, and nothing below `tmp_path` has changed: no OUT, no temporary folder."""
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        convert_checkpoint(base, out, **arguments)
+    assert tree(tmp_path) == before

@@ -134,6 +134,8 @@ class DivPruneProcessorMixin:
             if images is None and text is None and videos is None:
                 raise ValueError("Got no images, no videos and no text, expected at least one of them.")
             texts = [text] if isinstance(text, str) else list(text or [])
+            if getattr(videos, "ndim", None) == 5:  # stock 4.57 takes a batch of videos for one
+                videos = list(videos)
             # Taken out before the merge, which forgets a setting given by itself when e.g. `images_kwargs` is given.
             flat = {name: kwargs.pop(name) for name in (*BUDGET, *VIDEO_BUDGET) if name in kwargs}
             kwargs = self._merge_kwargs(

@@ -1,0 +1,24 @@
+"""Loading tiny variants, and what they and the stock models answer."""
+
+import torch
+from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+
+def load(checkpoint, **kwargs):
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint.variant, dtype=torch.float32, **kwargs).eval()
+    return model, AutoProcessor.from_pretrained(checkpoint.variant)
+
+
+def fed_with(stock, inputs, kept_features):
+    """The `inputs_embeds` of a prompt with `kept_features` (a list of tensors) written over its placeholders."""
+    embeds = stock.get_input_embeddings()(inputs["input_ids"]).detach().clone()
+    embeds[inputs["input_ids"] == IMAGE_TOKEN_ID] = torch.cat(kept_features)
+    return {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+
+
+def greedy(model, inputs, **kwargs):
+    # A random model may well say `<image>`, which without a cache would then ask for one more.
+    kwargs.setdefault("suppress_tokens", [IMAGE_TOKEN_ID, VIDEO_TOKEN_ID])
+    tokens = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False, **kwargs)
+    return tokens[:, inputs["input_ids"].shape[1] :].tolist()
