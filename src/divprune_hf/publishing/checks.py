@@ -74,6 +74,13 @@ def check_configs(folder: Path, shapes: list[tuple[int, ...]]) -> None:
     config = files.read_json(folder / "config.json")
     differences = config_differences(config, files.read_json(folder / "processor_config.json"), folder)
     files.check_no_foreign_code(folder)
+    # They would stay behind, but the load check would follow them.
+    adapters = sorted(path.name for path in folder.iterdir() if files.matches(path.name, files.ADAPTER_PATTERNS))
+    if adapters:
+        raise ValueError(
+            f"{folder} has {', '.join(adapters)}, which can make transformers load another model: merge the adapter "
+            "into the base's weights and convert again, or move it out of the folder."
+        )
     if differences:
         raise ValueError(
             f"{folder} is not as convert writes it ({', '.join(differences)}): convert it again (divprune-hf convert "
