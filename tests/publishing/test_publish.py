@@ -103,7 +103,11 @@ def test_a_base_whose_weights_do_not_fit_is_refused(hub, fresh_base, change):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([FRESH, NAME], "Got no budget"),
+        (
+            [FRESH, NAME],
+            "--retention-ratio R or --num-tokens N for images, or --video-retention-ratio R or --video-num",
+        ),
+        ([FRESH, NAME, "--video-retention-ratio", "0.2", *UPLOAD], "video_retention_ratio"),  # a base without videos
         ([FRESH, NAME, "--num-tokens", "0"], "num_tokens=0"),
         ([FRESH, "nowhere", "--num-tokens", "5"], "expected ORG/NAME"),
         ([FRESH, FRESH, "--num-tokens", "5", *UPLOAD], "is the base of this variant"),
