@@ -122,6 +122,17 @@ def test_what_cannot_be_published_is_refused(hub, fresh_base, arguments, reason)
     assert NAME not in hub.store.repos
 
 
+def test_a_video_base_is_published_by_its_video_budget_and_verified(hub, make_checkpoint, video_files):
+    base = "llava-hf/LLaVA-NeXT-Video-7B-hf"
+    hub.store.add(base, make_checkpoint(family="llava_next_video").base)
+    hub.succeed("publish", base, NAME, "--video-retention-ratio", "0.2", *UPLOAD, load=True)
+    files = hub.store.repos[NAME].files()
+    for name in ("config.json", "processor_config.json"):
+        assert json.loads(files[name].content)["divprune_config"]["video_retention_ratio"] == 0.2
+    assert "20.0% of each video's" in files["README.md"].content.decode()
+    assert "Python files are those" in hub.succeed("verify", NAME, "--revision", "v0.1.0").out
+
+
 def test_a_gated_base_without_access_is_named(hub, fresh_base):
     fresh_base.gated = True
     hub.store.fill(fresh_base, {"notes.txt": b"a commit that no cache has"})

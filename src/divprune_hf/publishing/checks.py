@@ -106,8 +106,12 @@ def needed_shapes(folder, config):
     return [tuple(weight.shape) for weight in weights.values()]
 
 
-def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> None:
-    """Load a variant as remote code in a process that has not imported this package, and let it answer."""
+def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> dict:
+    """Load a variant as remote code in a process that has not imported this package, and let it answer.
+
+    Returns:
+        `dict`: the report of `load_check.py`.
+    """
     on_meta = not has_weights or weight_bytes > LARGEST_TO_LOAD
     with tempfile.TemporaryDirectory(prefix="divprune-check-") as modules:
         environment = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
@@ -122,9 +126,11 @@ def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> No
         raise ValueError(f"{folder} loaded other code than its own: {report['modules']}.")
     if report["problems"]:
         raise ValueError(f"{folder} loads with {report['problems']}: its weights and its config do not fit.")
-    fits = report["kept"] == [report["placeholders"]] and report["logits"][1] == report["prompt"]
-    if not (fits and report["finite"]):
-        raise ValueError(f"{folder} does not answer a tiny prompt as it should: {report}.")
+    for kind, answer in report["answers"].items():
+        fits = answer["kept"] == [answer["placeholders"]] and answer["logits"][1] == answer["prompt"]
+        if not (fits and answer["finite"]):
+            raise ValueError(f"{folder} does not answer a tiny prompt about one {kind} as it should: {answer}.")
+    return report
 
 
 def check_no_token(contents: dict[str, bytes]) -> None:
