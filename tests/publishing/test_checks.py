@@ -5,6 +5,7 @@ import shutil
 import pytest
 from folders import edit_json, load_json
 
+from divprune_hf import keep_count
 from divprune_hf.publishing import checks
 from divprune_hf.publishing.checkpoint_files import tensor_shapes, weight_files
 
@@ -13,6 +14,7 @@ from divprune_hf.publishing.checkpoint_files import tensor_shapes, weight_files
     "kind",
     [
         {"family": "llava_next"},
+        {"family": "llava_next_video"},
         {"tower": "siglip", "language": "qwen2"},
         {"tower": "dinov2", "language": "mistral"},
         {"layout": "module"},
@@ -20,7 +22,9 @@ from divprune_hf.publishing.checkpoint_files import tensor_shapes, weight_files
     ],
     ids=lambda kind: "-".join(map(str, kind.values())),
 )
-def test_configs_fit_the_headers_of_every_kind_of_checkpoint(make_checkpoint, kind):
+def test_configs_fit_the_headers_of_every_kind_of_checkpoint(request, make_checkpoint, kind):
+    if kind.get("family") == "llava_next_video":
+        request.getfixturevalue("video_files")  # skips where such a checkpoint cannot be made
     variant = make_checkpoint(**kind).variant
     shapes = tensor_shapes(variant, weight_files(variant))
     checks.check_configs(variant, shapes)
@@ -35,6 +39,16 @@ def test_a_variant_with_crops_answers(make_checkpoint, tmp_path, has_weights):
     if not has_weights:
         (variant / "model.safetensors").unlink()
     checks.check_loads(variant, 1, has_weights)
+
+
+@pytest.mark.parametrize("has_weights", [True, False], ids=["weights", "meta"])
+def test_a_variant_with_videos_is_asked_about_one(video_files, make_checkpoint, tmp_path, has_weights):
+    variant = shutil.copytree(make_checkpoint(family="llava_next_video").variant, tmp_path / "variant")
+    if not has_weights:
+        (variant / "model.safetensors").unlink()
+    answers = checks.check_loads(variant, 1, has_weights)["answers"]
+    # Two frames of 24 x 24 pixels with patches of 4, pooled by 2, make 2 * 3 * 3 tokens, of which a tenth is kept.
+    assert answers.keys() == {"image", "video"} and answers["video"]["kept"] == [keep_count(18, retention_ratio=0.1)]
 
 
 def test_a_large_model_is_checked_without_its_weights(make_checkpoint, tmp_path):

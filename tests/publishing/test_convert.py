@@ -22,6 +22,8 @@ STRAY_FILES = {
     "training_args.bin": "pickled",
     "optimizer.pt": "pickled",
     "adapter.safetensors": "not part of the checkpoint",
+    "adapter_config.json": "{}",
+    "adapter_model.safetensors": "not part of the checkpoint",
     ".gitattributes": "*.bin filter=lfs",
     "checkpoint-10/config.json": "{}",
 }

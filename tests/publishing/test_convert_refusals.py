@@ -71,6 +71,7 @@ BAD_BASES = {
     "garbage_weights": (lambda base: write_weights(base, b"\xff" * 4096), NO_HEADER),
     "header_that_is_a_list": (lambda base: write_weights(base, b"\2\0\0\0\0\0\0\0[]"), NO_HEADER),
     "git_lfs_pointer": (lambda base: write_weights(base, LFS_POINTER), NO_HEADER),
+    "kernels_in_config": (lambda base: edit_json(base / "config.json", attn_implementation="evil/kernels"), FOREIGN),
     "code_in_config": (lambda base: name_code(base, "config.json", "modeling_other.Other"), FOREIGN),
     "code_in_tokenizer": (lambda base: name_code(base, "tokenizer_config.json", ["other.Slow", None]), FOREIGN),
     "code_in_processor": (lambda base: name_code(base, "processor_config.json", "other.Processor"), FOREIGN),

@@ -103,7 +103,11 @@ def test_a_base_whose_weights_do_not_fit_is_refused(hub, fresh_base, change):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([FRESH, NAME], "Got no budget"),
+        (
+            [FRESH, NAME],
+            "--retention-ratio R or --num-tokens N for images, or --video-retention-ratio R or --video-num",
+        ),
+        ([FRESH, NAME, "--video-retention-ratio", "0.2", *UPLOAD], "video_retention_ratio"),  # a base without videos
         ([FRESH, NAME, "--num-tokens", "0"], "num_tokens=0"),
         ([FRESH, "nowhere", "--num-tokens", "5"], "expected ORG/NAME"),
         ([FRESH, FRESH, "--num-tokens", "5", *UPLOAD], "is the base of this variant"),
@@ -116,6 +120,17 @@ def test_a_base_whose_weights_do_not_fit_is_refused(hub, fresh_base, change):
 def test_what_cannot_be_published_is_refused(hub, fresh_base, arguments, reason):
     assert reason in hub.run("publish", *arguments).error
     assert NAME not in hub.store.repos
+
+
+def test_a_video_base_is_published_by_its_video_budget_and_verified(hub, make_checkpoint, video_files):
+    base = "llava-hf/LLaVA-NeXT-Video-7B-hf"
+    hub.store.add(base, make_checkpoint(family="llava_next_video").base)
+    hub.succeed("publish", base, NAME, "--video-retention-ratio", "0.2", *UPLOAD, load=True)
+    files = hub.store.repos[NAME].files()
+    for name in ("config.json", "processor_config.json"):
+        assert json.loads(files[name].content)["divprune_config"]["video_retention_ratio"] == 0.2
+    assert "20.0% of each video's" in files["README.md"].content.decode()
+    assert "Python files are those" in hub.succeed("verify", NAME, "--revision", "v0.1.0").out
 
 
 def test_a_gated_base_without_access_is_named(hub, fresh_base):

@@ -120,6 +120,12 @@ def test_files_of_an_earlier_variant_go_and_others_stay(hub, variant, tmp_path):
     hub.succeed("push", variant, NAME)
     repo = hub.store.repos[NAME]
     stray = {"old.py": b"print()", "model-00001-of-00002.safetensors": b"old", "figure.png": b"picture"}
+    stray |= {
+        "old.pkl": b"old",
+        "old.pickle": b"old",
+        "adapter_config.json": b"{}",
+        "adapter_model.safetensors": b"old",
+    }
     hub.store.fill(repo, stray)
     answer = hub.succeed("push", variant, NAME, "--tag", "v0.1.1", "--dry-run")
     assert "old.py  (deleted)" in answer.out

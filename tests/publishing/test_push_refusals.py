@@ -65,6 +65,14 @@ def pickle_weights(variant):
     (variant / "model.safetensors").rename(variant / "pytorch_model.bin")
 
 
+def add_adapter(variant):
+    (variant / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/repo"}')
+
+
+def name_kernels(variant):
+    edit_json(variant / "config.json", attn_implementation="evil/kernels")
+
+
 def link_out(variant):
     (variant / "LICENSE").symlink_to("/etc/hostname")
 
@@ -93,6 +101,8 @@ REFUSALS = {
     "missing_code": (remove_code, "max_min_diversity.py is missing"),
     "foreign_code_named": (name_foreign_code, "evil.Tokenizer"),
     "code_elsewhere": (name_code_elsewhere, "config.json: auto_map"),
+    "kernels_elsewhere": (name_kernels, "evil/kernels"),
+    "adapter": (add_adapter, "adapter_config.json, which can make transformers load another model"),
     "two_budgets": (change_one_budget, "processor_config.json: divprune_config"),
     "other_vocabulary": (change_vocabulary, "more tensors of shape (120, 32)"),
     "layer_without_weights": (add_a_layer, "does not fit its weights"),
@@ -155,8 +165,9 @@ def test_a_renamed_base_is_recognised(hub, converted):
 def test_a_repo_with_another_model_is_no_target(hub, converted, make_checkpoint):
     hub.store.add(NAME, make_checkpoint().base, private=True)
     assert_refused(hub, "no variant made by divprune-hf", converted, NAME)
-    hub.store.add(NAME, texts={"pytorch_model.bin": b"pickled"}, private=True)
-    assert_refused(hub, "holds pytorch_model.bin", converted, NAME)
+    for name in ("pytorch_model.bin", "model.pkl", "adapter_config.json"):
+        hub.store.add(NAME, texts={name: b"a model's"}, private=True)
+        assert_refused(hub, f"holds {name}", converted, NAME)
 
 
 def test_a_repo_with_a_readme_and_a_licence_is_a_target(hub, converted):

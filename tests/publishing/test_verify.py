@@ -32,11 +32,37 @@ def changed_config(repo, **changes):
     return json.dumps({**json.loads(repo.files()["config.json"].content), **changes}).encode()
 
 
+def kernels_below(repo):
+    text_config = json.loads(repo.files()["config.json"].content)["text_config"]
+    return changed_config(repo, text_config={**text_config, "attn_implementation": "paged|evil/kernels"})
+
+
 CHANGES = {
     "changed": (lambda repo: {"processing_divprune.py": EVIL}, "processing_divprune.py differs"),
     "added": (lambda repo: {"evil.py": EVIL}, "evil.py is not one of ours"),
     "added_below": (lambda repo: {"more/evil.py": EVIL}, "more/evil.py is not one of ours"),
     "pickle": (lambda repo: {"pytorch_model.bin": EVIL}, "pytorch_model.bin can run code when it is loaded"),
+    "pickle_below": (lambda repo: {"more/state.pkl": EVIL}, "more/state.pkl can run code when it is loaded"),
+    "adapter": (
+        lambda repo: {"adapter_config.json": b'{"base_model_name_or_path": "evil/repo"}'},
+        "adapter_config.json can make transformers load another model",
+    ),
+    "adapter_weights": (
+        lambda repo: {"adapter_model.safetensors": b"weights"},
+        "adapter_model.safetensors can make transformers load another model",
+    ),
+    "kernels": (
+        lambda repo: {"config.json": changed_config(repo, _attn_implementation="evil/kernels")},
+        "evil/kernels",
+    ),
+    "kernels_of_a_part": (
+        lambda repo: {"config.json": changed_config(repo, attn_implementation={"text_config": "evil/kernels:f"})},
+        "evil/kernels:f",
+    ),
+    "kernels_below": (
+        lambda repo: {"config.json": kernels_below(repo)},
+        "evil/kernels",
+    ),
     "elsewhere": (
         lambda repo: {"config.json": changed_config(repo, auto_map={"AutoConfig": "evil/repo--evil.Config"})},
         "config.json: auto_map",

@@ -10,6 +10,10 @@ from divprune_hf.remote_code.configuration_divprune import auto_map
 
 
 WEIGHT_PATTERNS = ["*.safetensors", "model.safetensors.index.json"]
+# Files that can run code while they are loaded.
+PICKLED_PATTERNS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"]
+# Where PEFT is installed, transformers loads the model that an adapter names in place of the one beside it.
+ADAPTER_PATTERNS = ["adapter_config.json", "adapter_model.*"]
 LEGAL_PATTERNS = ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]
 # Copied byte for byte. The base's README is not: its card speaks for another model.
 COPIED_PATTERNS = [
@@ -123,7 +127,10 @@ def check_no_foreign_code(folder):
 
 
 def code_references(content):
-    """The classes that the `auto_map` of a config file names, also in the configs that it holds."""
+    """The code that a config file names, also in the configs that it holds.
+
+    It is the classes in an `auto_map`, and an implementation of attention or experts that is a repo of kernels.
+    """
     if isinstance(content, list):
         for part in content:
             yield from code_references(part)
@@ -134,6 +141,9 @@ def code_references(content):
                 yield from (
                     str(reference) for reference in (entry if isinstance(entry, list) else [entry]) if reference
                 )
+        elif name.endswith(("_implementation", "_implementation_internal")):
+            chosen = value.values() if isinstance(value, dict) else [value]
+            yield from (str(implementation) for implementation in chosen if "/" in str(implementation))
         else:
             yield from code_references(value)
 
@@ -150,7 +160,7 @@ def weight_files(folder):
         check_shard(folder / "model.safetensors")
         return ["model.safetensors"]
     if not index_path.is_file():
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        pickled = sorted(path.name for path in folder.glob("*") if matches(path.name, PICKLED_PATTERNS))
         found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
         raise ValueError(
             f"{folder} has {found}, expected model.safetensors or model.safetensors.index.json. Pickled files can run "

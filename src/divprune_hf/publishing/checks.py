@@ -74,6 +74,13 @@ def check_configs(folder: Path, shapes: list[tuple[int, ...]]) -> None:
     config = files.read_json(folder / "config.json")
     differences = config_differences(config, files.read_json(folder / "processor_config.json"), folder)
     files.check_no_foreign_code(folder)
+    # They would stay behind, but the load check would follow them.
+    adapters = sorted(path.name for path in folder.iterdir() if files.matches(path.name, files.ADAPTER_PATTERNS))
+    if adapters:
+        raise ValueError(
+            f"{folder} has {', '.join(adapters)}, which can make transformers load another model: merge the adapter "
+            "into the base's weights and convert again, or move it out of the folder."
+        )
     if differences:
         raise ValueError(
             f"{folder} is not as convert writes it ({', '.join(differences)}): convert it again (divprune-hf convert "
@@ -99,8 +106,12 @@ def needed_shapes(folder, config):
     return [tuple(weight.shape) for weight in weights.values()]
 
 
-def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> None:
-    """Load a variant as remote code in a process that has not imported this package, and let it answer."""
+def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> dict:
+    """Load a variant as remote code in a process that has not imported this package, and let it answer.
+
+    Returns:
+        `dict`: the report of `load_check.py`.
+    """
     on_meta = not has_weights or weight_bytes > LARGEST_TO_LOAD
     with tempfile.TemporaryDirectory(prefix="divprune-check-") as modules:
         environment = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
@@ -115,9 +126,11 @@ def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> No
         raise ValueError(f"{folder} loaded other code than its own: {report['modules']}.")
     if report["problems"]:
         raise ValueError(f"{folder} loads with {report['problems']}: its weights and its config do not fit.")
-    fits = report["kept"] == [report["placeholders"]] and report["logits"][1] == report["prompt"]
-    if not (fits and report["finite"]):
-        raise ValueError(f"{folder} does not answer a tiny prompt as it should: {report}.")
+    for kind, answer in report["answers"].items():
+        fits = answer["kept"] == [answer["placeholders"]] and answer["logits"][1] == answer["prompt"]
+        if not (fits and answer["finite"]):
+            raise ValueError(f"{folder} does not answer a tiny prompt about one {kind} as it should: {answer}.")
+    return report
 
 
 def check_no_token(contents: dict[str, bytes]) -> None:

@@ -4,7 +4,7 @@ import divprune_hf
 from divprune_hf.publishing.publish import publish_variant
 from divprune_hf.publishing.push import push_variant
 from divprune_hf.publishing.verify import verify_variant
-from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET, DivPruneConfig
 
 
 def add_commands(commands, add_budget):
@@ -49,8 +49,11 @@ def run_push(options):
 
 
 def run_publish(options):
-    if options.retention_ratio is None and options.num_tokens is None:
-        raise ValueError("Got no budget, expected --retention-ratio R or --num-tokens N.")
+    if all(getattr(options, name) is None for name in (*BUDGET, *VIDEO_BUDGET)):
+        raise ValueError(
+            "Got no budget, expected --retention-ratio R or --num-tokens N for images, or --video-retention-ratio R or "
+            "--video-num-tokens N for videos."
+        )
     settings = {name: getattr(options, name, None) for name in DivPruneConfig.settings()}
     divprune_config = {name: value for name, value in settings.items() if value is not None}
     arguments = {**target_options(options), "base_revision": options.base_revision}

@@ -29,22 +29,32 @@ def load_and_answer(folder, on_meta):
             folder, trust_remote_code=True, output_loading_info=True
         )
     model.eval()
-    inputs = dict(processor(images=picture(), text=f"{processor.image_token} hi", return_tensors="pt"))
-    if on_meta:
-        del inputs["attention_mask"]  # nothing is padded, and transformers reads its values
-        inputs["pixel_values"] = inputs["pixel_values"].to("meta")
-    with torch.no_grad(), without_autocast() if on_meta else nullcontext():
-        logits = model(**inputs).logits
-        answer = [] if on_meta else model.generate(**inputs, max_new_tokens=2, do_sample=False).tolist()
+    answers = {"image": answer(model, processor, on_meta, "image", images=picture())}
+    if processor.takes_videos:
+        answers["video"] = answer(model, processor, on_meta, "video", videos=[[picture(), picture()]])
     return {
         "modules": [type(thing).__module__ for thing in (model, processor)],
         "problems": {kind: sorted(map(str, keys)) for kind, keys in unloaded.items() if keys and kind != "error_msgs"},
-        "kept": inputs["num_image_tokens_kept"].tolist(),
+        "answers": answers,
+    }
+
+
+def answer(model, processor, on_meta, kind, **source):
+    """Ask about one image or video (`kind`): how many visual tokens were kept, and what came out."""
+    inputs = dict(processor(text=f"{getattr(processor, f'{kind}_token')} hi", return_tensors="pt", **source))
+    if on_meta:
+        del inputs["attention_mask"]  # nothing is padded, and transformers reads its values
+        inputs |= {name: value.to("meta") for name, value in inputs.items() if name.startswith("pixel_values")}
+    with torch.no_grad(), without_autocast() if on_meta else nullcontext():
+        logits = model(**inputs).logits
+        tokens = [] if on_meta else model.generate(**inputs, max_new_tokens=2, do_sample=False).tolist()
+    return {
+        "kept": inputs[f"num_{kind}_tokens_kept"].tolist(),
         "prompt": inputs["input_ids"].shape[1],
-        "placeholders": int((inputs["input_ids"] == model.config.image_token_id).sum()),
+        "placeholders": int((inputs["input_ids"] == getattr(model.config, f"{kind}_token_id")).sum()),
         "logits": list(logits.shape),
         "finite": on_meta or bool(logits.isfinite().all()),
-        "answer": answer,
+        "tokens": tokens,
     }
 
 

@@ -24,11 +24,9 @@ CAN_COPY = "src_repo_id" in {field.name for field in dataclasses.fields(CommitOp
 MODEL_PATTERNS = [
     *files.WEIGHT_PATTERNS,
     *(pattern for pattern in files.COPIED_PATTERNS if pattern not in files.LEGAL_PATTERNS),
+    *files.PICKLED_PATTERNS,
+    *files.ADAPTER_PATTERNS,
     "*.py",
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.ckpt",
 ]
 HASH_CHUNK = 2**24  # bytes
 

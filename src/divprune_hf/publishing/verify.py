@@ -11,9 +11,6 @@ from divprune_hf.publishing.hub_errors import explained
 from divprune_hf.publishing.plan import repo_files
 
 
-PICKLED_PATTERNS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"]
-
-
 @dataclass(frozen=True)
 class Verified:
     """What was compared: a repo at a commit (empty for a folder), and the Python files that are equal."""
@@ -49,7 +46,11 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
     differences = code_differences(code)
     config, processor_config = (files.read_json(folder / name) for name in files.EDITED_FILES)
     differences += config_differences(config, processor_config, source)
-    differences += [f"{name} can run code when it is loaded" for name in names if files.matches(name, PICKLED_PATTERNS)]
+    differences += [
+        f"{name} can run code when it is loaded" for name in names if files.matches(name, files.PICKLED_PATTERNS)
+    ]
+    adapters = [name for name in names if files.matches(name, files.ADAPTER_PATTERNS)]
+    differences += [f"{name} can make transformers load another model" for name in adapters]
     if not any(name.endswith(".safetensors") for name in names):
         differences.append("there are no safetensors weights")
     if differences:
