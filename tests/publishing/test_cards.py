@@ -148,6 +148,7 @@ def blocks(card, name):
 
 
 ALL_BLOCKS = sorted({block for name, card in CARDS.items() for block in blocks(card, name)})
+PICTURE_BLOCKS = [block for block in ALL_BLOCKS if "vllm" not in block and "clip.mp4" not in block]
 
 
 def run_in_folder_with_stand_in(folder, run_isolated, code, **variables):
@@ -156,10 +157,19 @@ def run_in_folder_with_stand_in(folder, run_isolated, code, **variables):
     return run_isolated(f"import os\nos.chdir({str(folder)!r})\n{code}", **variables)
 
 
-@pytest.mark.parametrize("code", [block for block in ALL_BLOCKS if "vllm" not in block], ids=["auto", "pipeline"])
+@pytest.mark.parametrize("code", PICTURE_BLOCKS, ids=["auto", "pipeline"])
 def test_code_blocks_run_on_pocket_llava(tmp_path, run_isolated, code):
     output = run_in_folder_with_stand_in(tmp_path, run_isolated, code)
     assert re.search(r"\b(yes|no)\b", output), output
+
+
+def test_the_video_block_runs_on_a_tiny_model(tmp_path, run_isolated, make_checkpoint, video_files):
+    (code,) = [block for block in ALL_BLOCKS if "clip.mp4" in block]
+    assert code in blocks(CARDS["llava-next-video-7b"], "llava-next-video-7b")
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "stand-in").symlink_to(make_checkpoint(family="llava_next_video").variant)
+    (tmp_path / "clip.mp4").symlink_to(video_files[0])
+    assert run_isolated(f"import os\nos.chdir({str(tmp_path)!r})\n{code}").strip()
 
 
 VLLM_BLOCK = next(block for block in ALL_BLOCKS if "vllm" in block)

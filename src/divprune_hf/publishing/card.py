@@ -21,10 +21,24 @@ CHOICES = {
     "random": "drawn at random\n(a baseline to compare DivPrune with)",
     "uniform": "evenly spaced ones\n(a baseline to compare DivPrune with)",
 }
-VIDEO = (
-    " Videos go in as `processor(videos=..., text=...)`; their budgets are\n`video_num_tokens` and "
-    "`video_retention_ratio`."
+VIDEO = Template("""
+About a video (`pip install torchvision av`), whose budget is `video_num_tokens` or `video_retention_ratio`:
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.video_utils import load_video
+
+processor = AutoProcessor.from_pretrained("$name", trust_remote_code=True$revision)
+model = AutoModelForImageTextToText.from_pretrained(
+    "$name", trust_remote_code=True$revision, dtype="auto", device_map="auto"
 )
+frames, _ = load_video("clip.mp4", num_frames=8, backend="pyav")
+prompt = "USER: <video>\\nWhat happens? ASSISTANT:"
+inputs = processor(videos=[frames], text=prompt, return_tensors="pt").to(model.device, model.dtype)
+output = model.generate(**inputs, max_new_tokens=30)
+print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```
+""")
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,7 @@ def render_card(facts: CardFacts) -> str:
     """The text of a variant's README.md."""
     template = Template((model_cards() / "variant_card.md").read_text(encoding="utf-8"))
     pin = ""
+    revision = f', revision="{facts.tag}"' if facts.tag else ""
     if facts.tag:
         check = f"divprune-hf verify {facts.name} --revision {facts.tag}"
         pin = f'\n`revision="{facts.tag}"` keeps to this version; `{check}` compares them with those of divprune_hf.'
@@ -81,9 +96,9 @@ def render_card(facts: CardFacts) -> str:
         source=source(facts),
         budget=budget(facts),
         choice=CHOICES[facts.divprune_config.selector],
-        video=VIDEO if facts.takes_videos else "",
+        video=VIDEO.substitute(name=facts.name, revision=revision) if facts.takes_videos else "",
         pinning=pin,
-        revision=f', revision="{facts.tag}"' if facts.tag else "",
+        revision=revision,
         code_revision=f', code_revision="{facts.tag}"' if facts.tag else "",
         figures=figures(facts.row, facts.divprune_config),
         details=details(facts.row),
