@@ -154,3 +154,14 @@ def test_nothing_is_read_back_between_the_pixels_and_the_kept_features(case):
             pixels = mode.from_tensor(inputs["pixel_values_videos"])
             videos = model.model.get_video_features(pixels, num_video_tokens_kept=[9, 4])
             assert [tuple(kept.shape) for kept in feature_list(videos)] == [(9, 32), (4, 32)]
+
+
+def test_a_finished_prompt_may_name_its_placeholders(case):
+    """`inputs_embeds` that hold the kept features already, with the ids that they were made from."""
+    model, processor = load(case.checkpoint)
+    inputs = case.inputs(processor)
+    embeds = model.get_input_embeddings()(inputs["input_ids"]).detach()
+    tokens = [IMAGE_TOKEN_ID, VIDEO_TOKEN_ID]
+    arguments = {"attention_mask": inputs["attention_mask"], "max_new_tokens": 2, "suppress_tokens": tokens}
+    answers = model.generate(input_ids=inputs["input_ids"], inputs_embeds=embeds, **arguments)
+    assert answers.shape[1] == inputs["input_ids"].shape[1] + 2

@@ -39,8 +39,9 @@ class DivPruneHeadMixin:
             encoded = (model_kwargs.get("mm_encoder_outputs") or {}).get(modality.name)
             pixels = model_kwargs.get(modality.pixels)
             if encoded is None and pixels is None:
-                # The images of earlier turns are in the cache.
-                if has_ids and model_kwargs.get("past_key_values") is None and hasattr(self.config, modality.token_id):
+                # The images of earlier turns are in the cache, those of a finished `inputs_embeds` in there.
+                finished = any(model_kwargs.get(name) is not None for name in ("past_key_values", "inputs_embeds"))
+                if has_ids and not finished and hasattr(self.config, modality.token_id):
                     check_fit(int(self.model._placeholders(modality, *prompt).sum()), 0, modality)
                 continue
             if expand_size == 1:
