@@ -151,10 +151,10 @@ class DivPruneProcessorMixin:
                 if target.get(name) is not None:
                     raise ValueError(f"Got {name} by itself and in images_kwargs or videos_kwargs, expected it once.")
                 target[name] = value
+            images = None if images is None else self.image_processor.fetch_images(images)
             self._check_inputs(images, texts, videos)
             data, replacements = {}, {}
             if images is not None:
-                images = self.image_processor.fetch_images(images)
                 if all(isinstance(image, Image) for image in make_flat_list_of_images(images)):
                     # Otherwise guessed from the shape, wrongly for pictures 1 or 3 pixels high.
                     images_kwargs.setdefault("input_data_format", ChannelDimension.LAST)
