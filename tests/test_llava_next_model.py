@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_max_min_diversity import is_greedy
-from tiny_answers import fed_with, greedy, load
+from tiny_answers import assert_loads_as_remote_code, fed_with, greedy, load
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextForConditionalGeneration
 
 from divprune_hf import keep_count, select_diverse_tokens
@@ -138,15 +138,7 @@ def test_ask_draws_the_base_view_and_the_crops(checkpoint, five_shapes, tmp_path
 
 
 def test_the_variant_loads_as_remote_code(checkpoint, run_isolated):
-    code = """
-from transformers import AutoModelForImageTextToText, AutoProcessor
-model, info = AutoModelForImageTextToText.from_pretrained(sys.argv[1], trust_remote_code=True, output_loading_info=True)
-processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-print(type(model).__module__, type(processor).__module__, len(info["missing_keys"]), len(info["unexpected_keys"]))
-"""
-    model, processor, missing, unexpected = run_isolated(code, checkpoint.variant).split()
-    assert model.startswith("transformers_modules.") and processor.startswith("transformers_modules.")
-    assert (missing, unexpected) == ("0", "0")
+    assert_loads_as_remote_code(checkpoint.variant, run_isolated)
 
 
 @pytest.mark.parametrize("layout", ["llava_hf", "module"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_max_min_diversity import is_greedy
-from tiny_answers import greedy, load
+from tiny_answers import assert_loads_as_remote_code, greedy, load
 from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextVideoForConditionalGeneration
 
@@ -194,15 +194,7 @@ def test_labels_train_on_the_kept_tokens(mixed):
 
 
 def test_the_variant_loads_as_remote_code_with_every_weight(checkpoint, run_isolated):
-    code = """
-from transformers import AutoModelForImageTextToText, AutoProcessor
-model, info = AutoModelForImageTextToText.from_pretrained(sys.argv[1], trust_remote_code=True, output_loading_info=True)
-processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-print(type(model).__module__, type(processor).__module__, len(info["missing_keys"]), len(info["unexpected_keys"]))
-"""
-    model, processor, missing, unexpected = run_isolated(code, checkpoint.variant).split()
-    assert model.startswith("transformers_modules.") and processor.startswith("transformers_modules.")
-    assert (missing, unexpected) == ("0", "0")
+    assert_loads_as_remote_code(checkpoint.variant, run_isolated)
 
 
 @pytest.mark.parametrize("layout", ["llava_hf", "module"])

@@ -5,6 +5,14 @@ from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
+LOADING = """
+from transformers import AutoModelForImageTextToText, AutoProcessor
+model, info = AutoModelForImageTextToText.from_pretrained(sys.argv[1], trust_remote_code=True, output_loading_info=True)
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(type(model).__module__, type(processor).__module__, len(info["missing_keys"]), len(info["unexpected_keys"]))
+"""
+
+
 def load(checkpoint, **kwargs):
     model = AutoModelForImageTextToText.from_pretrained(checkpoint.variant, dtype=torch.float32, **kwargs).eval()
     return model, AutoProcessor.from_pretrained(checkpoint.variant)
@@ -22,3 +30,10 @@ def greedy(model, inputs, **kwargs):
     kwargs.setdefault("suppress_tokens", [IMAGE_TOKEN_ID, VIDEO_TOKEN_ID])
     tokens = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False, **kwargs)
     return tokens[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def assert_loads_as_remote_code(variant, run_isolated):
+    """Model and processor come from the folder's own code, with every weight and none too many."""
+    model, processor, missing, unexpected = run_isolated(LOADING, variant).split()
+    assert model.startswith("transformers_modules.") and processor.startswith("transformers_modules.")
+    assert (missing, unexpected) == ("0", "0")

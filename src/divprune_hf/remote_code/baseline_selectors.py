@@ -19,8 +19,8 @@ def select_baseline_tokens(config, pixel_values, image_sizes, all_features, coun
     Args:
         config (`PretrainedConfig`): the model's; `selector`, `seed` and `order` of its `divprune_config` are read.
         pixel_values (`torch.Tensor`): one row per image or video, or the views of all images one after another.
-        image_sizes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*): height and width of LLaVA-NeXT's
-            pictures, which say where the views of the next image begin.
+        image_sizes (list of (height, width), *optional*): the sizes of LLaVA-NeXT's pictures, which say where
+            the views of the next image begin.
         all_features (list of `torch.Tensor` of shape `(M, width)`): only M and the device are read.
         counts (`list[int]`): K of each image or video.
 
