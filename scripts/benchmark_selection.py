@@ -16,12 +16,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-from divprune_hf.remote_code.cosine_distances import padded_cosine_distances
-from divprune_hf.remote_code.max_min_diversity import pick_greedily, select_diverse_tokens_of_images
-from divprune_hf.remote_code.max_min_diversity_triton import runs_on
+from divprune_hf.remote_code import max_min_diversity_triton
+from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
 
 
 WIDTH = 4096
@@ -49,24 +49,17 @@ def naive(features, kept):
             picked.append(int(smallest.argmax()))
 
 
-def with_torch(features, kept):
-    """What runs on a CPU, and on a GPU without Triton."""
-    if features[0].is_cuda:
-        pick_greedily(*padded_cosine_distances(features), kept).sort(dim=1)
-    else:
-        select_diverse_tokens_of_images(features, [kept] * len(features))
-
-
-def with_triton(features, kept):
-    """What runs on a GPU."""
+def select(features, kept):
+    """What runs in a model: torch on a CPU, and on a GPU without Triton; Triton where there is one."""
     select_diverse_tokens_of_images(features, [kept] * len(features))
 
 
-PATHS = {"gram": gram, "naive": naive, "torch": with_torch, "triton": with_triton}
+PATHS = {"gram": gram, "naive": naive, "torch": select, "triton": select}
 
 
 def paths_on(device):
-    return [path for path in PATHS if path != "triton" or runs_on(torch.device(device, 0))]
+    has_triton = device == "cuda" and max_min_diversity_triton.can_launch_on(torch.device(device, 0))
+    return [path for path in PATHS if path != "triton" or has_triton]
 
 
 def random_features(tokens, batch, device):
@@ -75,18 +68,22 @@ def random_features(tokens, batch, device):
     return [torch.randn(tokens, WIDTH, dtype=dtype, device=device) for _ in range(batch)]
 
 
-def seconds_of(run, features, kept):
-    if not features[0].is_cuda:
-        started = time.perf_counter()
+def seconds_of(path, features, kept):
+    """How long one path takes, by the clock of the device."""
+    run = PATHS[path]
+    use_triton = max_min_diversity_triton.can_launch_on if path == "triton" else lambda device: False
+    with mock.patch.object(max_min_diversity_triton, "can_launch_on", use_triton):
+        if not features[0].is_cuda:
+            started = time.perf_counter()
+            run(features, kept)
+            return time.perf_counter() - started
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
         run(features, kept)
-        return time.perf_counter() - started
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    run(features, kept)
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1000
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
 
 
 def rows_of(shape, batch, device, seconds, extra=None):
@@ -113,7 +110,7 @@ def measure(shape, batch, device, repeats):
     seconds = {path: [] for path in paths_on(device)}
     for repeat in range(repeats + 1):
         for path, runs in seconds.items():
-            run_seconds = seconds_of(PATHS[path], features, kept)
+            run_seconds = seconds_of(path, features, kept)
             if repeat > 0:  # the first round pays for set-up
                 runs.append(run_seconds)
     return rows_of(shape, batch, device, {path: statistics.median(runs) for path, runs in seconds.items()})
@@ -134,10 +131,10 @@ def peak_bytes(device):
 def run_alone(path, shape, device):
     """Run one path once in this process; prints its seconds and the bytes it took beyond its input."""
     tokens, kept = map(int, shape.split("/"))
-    PATHS[path](random_features(100, 1, device), 10)  # what libraries take is not the selection's
+    seconds_of(path, random_features(100, 1, device), 10)  # what libraries take is not the selection's
     features = random_features(tokens, 1, device)
     before = peak_bytes(device)
-    seconds = seconds_of(PATHS[path], features, kept)
+    seconds = seconds_of(path, features, kept)
     print(json.dumps({"seconds": seconds, "bytes_beyond_input": peak_bytes(device) - before}))
 
 

@@ -7,13 +7,15 @@ runs the program in Triton's interpreter on a CPU. It must be set before Triton 
 
 import math
 import sys
+from unittest import mock
 
 import torch
 from naive_max_min import exact_features
 
-from divprune_hf.remote_code.cosine_distances import cosine_distances
+from divprune_hf.remote_code import max_min_diversity_triton
+from divprune_hf.remote_code.cosine_distances import NOISE, cosine_distances, gram_matrices, row_statistics
 from divprune_hf.remote_code.max_min_diversity import pick_greedily
-from divprune_hf.remote_code.max_min_diversity_triton import empty_matrices, launch, pick_with_triton
+from divprune_hf.remote_code.max_min_diversity_triton import pick_with_triton, to_distances_with_triton_
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -43,21 +45,18 @@ def ragged_batch(seed, most_images=6, most_tokens=90):
 
 
 def check_parity(features, kept):
-    """Assert that the program picks what torch picks, image by image, both from distances computed once and as used."""
-    results = [cosine_distances(image) for image in features]
-    expected = [
-        pick_greedily(*(tensor.unsqueeze(0) for tensor in result), count)[0] for result, count in zip(results, kept)
-    ]
-    sizes = [len(image) for image in features]
-    distances, matrices = empty_matrices(sizes, results[0][0].dtype, features[0].device)
-    for matrix, (own, _, _) in zip(matrices, results):
-        matrix.copy_(own)
-    nearest, ceiling = (torch.cat(vectors) for vectors in list(zip(*results))[1:])
-    picks = launch(distances, nearest, ceiling, sizes, kept, ascending=False)
-    assert all(map(torch.equal, picks, expected)), (sizes, kept)
-    assert all(map(torch.equal, pick_with_triton(features, kept, ascending=False), expected)), (sizes, kept)
-    ascending = pick_with_triton(features, kept, ascending=True)
-    assert all(torch.equal(a, b.sort().values) for a, b in zip(ascending, expected)), (sizes, kept)
+    """Assert that the programs compute and pick, bit for bit, what torch does on the same device."""
+    with mock.patch.object(max_min_diversity_triton, "can_launch_on", lambda device: False):
+        expected_distances = cosine_distances(features)
+    products = gram_matrices(features)
+    inverse_norm, is_zero, ceiling = row_statistics(products.diagonal(dim1=1, dim2=2))
+    nearest = to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, NOISE)
+    assert all(map(torch.equal, (products, nearest, ceiling), expected_distances)), kept
+    picks = pick_greedily(*expected_distances, max(kept))
+    expected = [row[:count] for row, count in zip(picks, kept)]
+    assert all(map(torch.equal, pick_with_triton(products, nearest, ceiling, kept, ascending=False), expected)), kept
+    ascending = pick_with_triton(products, nearest, ceiling, kept, ascending=True)
+    assert all(torch.equal(a, b.sort().values) for a, b in zip(ascending, expected)), kept
 
 
 def main(num_batches):

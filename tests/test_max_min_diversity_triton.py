@@ -1,4 +1,4 @@
-"""The Triton program: in Triton's interpreter, compiled for GPUs that are not here, and on one that is.
+"""The Triton programs: in Triton's interpreter, compiled for GPUs that are not here, and on one that is.
 
 Without a GPU: `pip install --no-deps triton==3.9.0` beside a CPU build of torch.
 """
@@ -17,7 +17,7 @@ from naive_max_min import is_greedy
 from ragged_batches import check_parity, ragged_batch
 
 from divprune_hf import select_diverse_tokens
-from divprune_hf.remote_code import max_min_diversity, max_min_diversity_triton
+from divprune_hf.remote_code import max_min_diversity_triton
 from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
 
 
@@ -26,11 +26,31 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 
 @needs_triton
-def test_the_interpreted_program_picks_what_torch_picks():
+def test_the_interpreted_programs_compute_and_pick_what_torch_does():
     script = Path(__file__).parent / "ragged_batches.py"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run([sys.executable, str(script), "50"], capture_output=True, text=True, env=environment)
     assert result.stdout == "51 batches\n", result.stderr[-2000:]
+
+
+def compile_for(capability, program, pointers, constants, num_warps):
+    """One of the programs for a GPU that need not be here, and all its pointers and constants by name."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    source = triton.compiler.ASTSource(
+        max_min_diversity_triton.compiled_programs()[program],
+        signature={**pointers, "size": "i32", **dict.fromkeys(constants, "constexpr")},
+        constexprs=constants,
+    )
+    return triton.compile(
+        source, GPUTarget("cuda", capability, 32), options={"num_warps": num_warps, "enable_fp_fusion": False}
+    )
+
+
+@pytest.fixture
+def triton_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
 @needs_triton
@@ -38,22 +58,21 @@ def test_the_interpreted_program_picks_what_torch_picks():
 @pytest.mark.parametrize("dtype", ["*fp32", "*fp64"])
 @pytest.mark.parametrize("ascending", [True, False], ids=["ascending", "in order of picking"])
 @pytest.mark.parametrize(("tokens", "num_warps"), [(1, 1), (1024, 4), (8192, 16)])
-def test_the_program_compiles(capability, dtype, ascending, tokens, num_warps, tmp_path, monkeypatch):
-    import triton
-    from triton.backends.compiler import GPUTarget
+def test_the_program_of_the_picks_compiles(capability, dtype, ascending, tokens, num_warps, triton_cache):
+    pointers = {**dict.fromkeys(("distances", "nearest", "ceiling"), dtype), "picks": "*i64", "counts": "*i64"}
+    constants = {"ASCENDING": ascending, "IMAGES": 4, "TOKENS": tokens}
+    compiled = compile_for(capability, 1, pointers, constants, num_warps)
+    assert f".target sm_{capability}" in compiled.asm["ptx"]
+    assert len(compiled.asm["cubin"]) > 0
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    source = triton.compiler.ASTSource(
-        max_min_diversity_triton.compiled_program(),
-        signature={
-            **dict.fromkeys(("distances", "nearest", "ceiling"), dtype),
-            **dict.fromkeys(("picks", "counts"), "*i64"),
-            "num_images": "i32",
-            **dict.fromkeys(("ASCENDING", "ALIGNMENT", "IMAGES", "TOKENS"), "constexpr"),
-        },
-        constexprs={"ASCENDING": ascending, "ALIGNMENT": 128, "IMAGES": 4, "TOKENS": tokens},
-    )
-    compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options={"num_warps": num_warps})
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["*fp32", "*fp64"])
+@pytest.mark.parametrize(("tokens", "num_warps"), [(1, 1), (1024, 4), (8192, 8)])
+def test_the_program_of_the_distances_compiles(capability, dtype, tokens, num_warps, triton_cache):
+    pointers = dict.fromkeys(("products", "inverse_norm", "is_zero", "ceiling", "nearest"), dtype)
+    compiled = compile_for(capability, 0, pointers, {"NOISE": 2.0**-20, "TOKENS": tokens}, num_warps)
     assert f".target sm_{capability}" in compiled.asm["ptx"]
     assert len(compiled.asm["cubin"]) > 0
 
@@ -68,14 +87,14 @@ def test_triton_is_imported_only_once_it_is_needed():
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-def test_a_cpu_never_runs_the_program():
-    assert not max_min_diversity_triton.runs_on(torch.device("cpu"))
+def test_a_cpu_never_runs_the_programs():
+    assert not max_min_diversity_triton.runs_on(torch.zeros(1, 4, 4))
 
 
 @needs_gpu
 @needs_triton
 def test_parity_on_a_thousand_ragged_batches():
-    assert max_min_diversity_triton.runs_on(torch.device("cuda"))
+    assert max_min_diversity_triton.can_launch_on(torch.device("cuda", 0))
     for seed in range(1000):
         features, kept = ragged_batch(seed, most_images=12, most_tokens=600)
         check_parity([image.cuda() for image in features], kept)
@@ -92,7 +111,7 @@ def test_the_largest_image_fits_one_program():
 def path(request):
     """Each way to select on a GPU."""
     if request.param == "torch":
-        with mock.patch.object(max_min_diversity, "runs_on", lambda device: False):
+        with mock.patch.object(max_min_diversity_triton, "can_launch_on", lambda device: False):
             yield
     else:
         pytest.importorskip("triton")
@@ -145,13 +164,12 @@ def test_picks_of_a_gpu_are_greedy_alone_and_in_a_batch(path, dtype):
 def test_a_gpu_that_triton_cannot_use_selects_with_torch():
     features = torch.randn(200, 64, device="cuda")
     expected = select_diverse_tokens(features, 20)
-    max_min_diversity_triton.runs_on.cache_clear()
+    max_min_diversity_triton.can_launch_on.cache_clear()
     with (
-        mock.patch.object(max_min_diversity_triton, "launch", side_effect=RuntimeError("no compiler")),
-        mock.patch.object(max_min_diversity_triton, "compiled_program", lambda: True),
+        mock.patch.object(max_min_diversity_triton, "pick_with_triton", side_effect=RuntimeError("no compiler")),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
         assert torch.equal(select_diverse_tokens(features, 20), expected)
-    max_min_diversity_triton.runs_on.cache_clear()
+    max_min_diversity_triton.can_launch_on.cache_clear()
     assert "no compiler" in str(caught[0].message)

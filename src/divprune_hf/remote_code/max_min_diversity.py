@@ -14,15 +14,17 @@ from collections.abc import Sequence
 
 import torch
 
-from .cosine_distances import padded_cosine_distances
+from .cosine_distances import cosine_distances
 from .max_min_diversity_by_blocks import pick_by_blocks
-from .max_min_diversity_triton import LARGEST_PROGRAM, pick_with_triton, runs_on
+from .max_min_diversity_triton import pick_with_triton, runs_on
 from .token_budget import check_order
 
 
-# Up to this many tokens all distances between them are computed at once: a matrix of 256 MiB in float32 on a CPU, of
-# 1.6 GiB on a GPU, where the matrices of a batch share that space. Above, each pick computes the distances it needs.
-LARGEST_MATRIX = {"cpu": 8192, "cuda": 20480}
+# Up to this many distances, those of an image are all computed at once: 256 MiB in float32 on a CPU, 1.6 GiB on a GPU.
+# Above, each pick computes the distances it needs.
+LARGEST_MATRIX = {"cpu": 8192**2, "cuda": 20480**2}
+# Up to this many, the images of a batch go together. A CPU gains while all of it stays in its caches: on small images.
+LARGEST_BATCH = {"cpu": 2**20, "cuda": 20480**2}
 
 
 def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = "raster") -> torch.Tensor:
@@ -48,7 +50,7 @@ def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = 
 def select_diverse_tokens_of_images(
     features: Sequence[torch.Tensor], num_tokens: Sequence[int], order: str = "raster"
 ) -> list[torch.Tensor]:
-    """What `select_diverse_tokens` returns for each image of a batch, on a GPU all of them at once.
+    """What `select_diverse_tokens` returns for each image of a batch, selected together.
 
     Args:
         features (sequence of `torch.Tensor` of shape `(M, D)`): each image has its own M; one dtype, one device.
@@ -81,19 +83,17 @@ def pick_tokens(features: list[torch.Tensor], num_tokens: list[int], ascending: 
     """The picks of each image, by the way that suits the device and the number of tokens."""
     if not features:
         return []
-    device, longest = features[0].device.type, max(map(len, features))
-    limit = LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"])
-    # A CPU selects image by image: going together gains little on small images and loses, in its caches, on large ones.
-    if len(features) > 1 and (device != "cuda" or len(features) * longest**2 > limit**2):
+    device, num_distances = features[0].device.type, len(features) * max(map(len, features)) ** 2
+    if len(features) > 1 and num_distances > LARGEST_BATCH.get(device, LARGEST_BATCH["cpu"]):
         half = len(features) // 2
         first = pick_tokens(features[:half], num_tokens[:half], ascending)
         return first + pick_tokens(features[half:], num_tokens[half:], ascending)
-    if longest <= LARGEST_PROGRAM and not torch.compiler.is_compiling() and runs_on(features[0].device):
-        return pick_with_triton(features, num_tokens, ascending)
-    if longest > limit:
+    if num_distances > LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"]):
         picks = pick_by_blocks(features[0], num_tokens[0]).unsqueeze(0)
     else:
-        distances, nearest, ceiling = padded_cosine_distances(features)
+        distances, nearest, ceiling = cosine_distances(features)
+        if runs_on(distances):
+            return pick_with_triton(distances, nearest, ceiling, num_tokens, ascending)
         picks = pick_greedily(distances, nearest, ceiling, max(num_tokens))
     picks_of_images = [row[:count] for row, count in zip(picks, num_tokens)]
     return [row.sort().values for row in picks_of_images] if ascending else picks_of_images

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .cosine_distances import inverse_norms, matrix_product_, row_statistics, scaled_rows, to_distances_
+from .cosine_distances import distance_dtype, matrix_product_, row_scale, row_statistics, scaled_rows, to_distances_
 
 
 # Rows of a block of the first pick: products as fast as larger ones, in 40 MB at a width of 4096.
@@ -30,14 +30,13 @@ def pick_by_blocks(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
         `torch.LongTensor` of shape `(num_tokens,)`, in the order of picking. Where distances are exact the picks are
         those from the full matrix; elsewhere the first one to differ is as far as the other to within rounding (1e-6).
     """
-    scale, is_zero, ceiling = row_statistics(features)
+    scale = row_scale(features, distance_dtype(features))
     # All memory is taken before the loop: what it took and gave back would leave holes that the next step cannot use.
     num_rows = max(1, ENTRIES_PER_BLOCK.get(features.device.type, 2**19) // features.shape[1])
     buffer = scale.new_empty(min(num_rows, len(features)), features.shape[1])
-    row, smallest = torch.empty_like(scale), ceiling.clone()
-    picks = torch.empty(num_tokens, dtype=torch.long, device=features.device)
-    inverse_norm = inverse_norms(row_products_(row, buffer, features, scale), is_zero)
-    nearest = torch.minimum(nearest_distances(features, scale, is_zero), ceiling)
+    row, picks = torch.empty_like(scale), torch.empty(num_tokens, dtype=torch.long, device=features.device)
+    inverse_norm, is_zero, smallest = row_statistics(row_products_(row, buffer, features, scale))
+    nearest = torch.minimum(nearest_distances(features, scale), smallest)
     torch.argmax(nearest, dim=0, keepdim=True, out=picks[:1])
     for step in range(1, num_tokens):
         last = picks[step - 1 : step]
@@ -48,13 +47,13 @@ def pick_by_blocks(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
     return picks
 
 
-def nearest_distances(features: torch.Tensor, scale: torch.Tensor, is_zero: torch.Tensor) -> torch.Tensor:
+def nearest_distances(features: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Each row's distance to its nearest other row, of shape `(M,)`, from the upper triangle of all distances."""
     num_blocks = math.ceil(len(features) / ROWS_PER_BLOCK)
     start = [len(features) * block // num_blocks for block in range(num_blocks + 1)]  # no small one at the end
     blocks = [slice(start[block], start[block + 1]) for block in range(num_blocks)]
     nearest = torch.full_like(scale, math.inf)
-    inverse_norm = torch.empty_like(scale)
+    inverse_norm, is_zero = torch.empty_like(scale), torch.empty_like(scale)
     for number, columns in enumerate(blocks):
         right = scaled_rows(features[columns], scale[columns])
         # The diagonal block first: its norms are those of the products beside it, summed in the same order.
@@ -63,7 +62,7 @@ def nearest_distances(features: torch.Tensor, scale: torch.Tensor, is_zero: torc
             left = right if is_diagonal else scaled_rows(features[rows], scale[rows])
             block = matrix_product_(scale.new_empty(len(left), len(right)), left, right)
             if is_diagonal:
-                inverse_norm[columns] = inverse_norms(block.diagonal(), is_zero[columns])
+                inverse_norm[columns], is_zero[columns], _ = row_statistics(block.diagonal())
             to_distances_(block, inverse_norm[rows], inverse_norm[columns], is_zero[rows], is_zero[columns])
             if is_diagonal:
                 block.fill_diagonal_(math.inf)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The greedy loop of `max_min_diversity.py` as one Triton program per image: a GPU runs a whole batch in one launch.
+"""What a GPU does after the matrix products of `cosine_distances.py`: two Triton programs, each one launch for a batch.
 
-Launched step by step, the loop costs a GPU more than its arithmetic: K dependent steps of a few launches each.
-Triton is optional, and imported when the first features arrive on a GPU.
+One turns products into distances, which torch makes in eight passes over the matrices. The other is the greedy loop of
+`max_min_diversity.py`, one program per image: launched step by step, as torch does it, its K dependent steps cost more
+than their arithmetic. Both give what torch gives, bit for bit. Triton is optional, and imported when the first features
+arrive on a GPU.
 """
 
 from __future__ import annotations
@@ -13,46 +15,65 @@ from typing import Any
 
 import torch
 
-from .cosine_distances import cosine_distances, distance_dtype
-
 
 # One program holds a row of distances in the registers of its warps.
 LARGEST_PROGRAM = 8192
-# Entries between the beginnings of matrices: aligned as torch aligns a tensor, a matrix product takes the same kernel.
-ALIGNMENT = 128
 tl: Any = None  # triton.language, once it is needed
 
 
-def max_min_program(
-    distances,  # (M, M) of one image after the other, each begins at a multiple of ALIGNMENT; -Inf on the diagonals
-    nearest,  # (M,) of one image after the other
-    ceiling,  # (M,) of one image after the other
-    picks,  # int64, (K,) of one image after the other
-    counts,  # int64: M of all images, then K of all images
-    num_images,
-    ASCENDING: tl.constexpr,
-    ALIGNMENT: tl.constexpr,
-    IMAGES: tl.constexpr,  # a power of two, at least the number of images
-    TOKENS: tl.constexpr,  # a power of two, at least the largest M
+def distances_program(
+    products,  # (images, M, M): becomes distances, with -Inf on the diagonals
+    inverse_norm,  # (images, M)
+    is_zero,  # (images, M)
+    ceiling,  # (images, M)
+    nearest,  # (images, M): to be filled
+    size,  # M
+    NOISE: tl.constexpr,
+    TOKENS: tl.constexpr,  # a power of two, at least M
 ):
+    """One row: the same operations in the same order as torch's, and so the same distances bit for bit."""
+    row = tl.program_id(0)
+    first = tl.program_id(1) * size
+    products += (first + row).to(tl.int64) * size
+    token = tl.arange(0, TOKENS)
+    inside = token < size
+    norms = tl.load(inverse_norm + first + token, mask=inside, other=1.0)
+    zeros = tl.load(is_zero + first + token, mask=inside, other=0.0)
+    distance = tl.load(products + token, mask=inside, other=0.0) + tl.load(is_zero + first + row) * zeros
+    distance = distance * -tl.load(inverse_norm + first + row) * norms + 1
+    distance = tl.where(distance <= NOISE, 0.0, tl.where(distance == distance, distance, float("inf")))
+    to_others = tl.where(inside & (token != row), distance, float("inf"))
+    tl.store(nearest + first + row, tl.minimum(tl.min(to_others, axis=0), tl.load(ceiling + first + row)))
+    tl.store(products + token, tl.where(token == row, -float("inf"), distance), mask=inside)
+
+
+def max_min_program(
+    distances,  # (images, M, M): -Inf on the diagonals
+    nearest,  # (images, M)
+    ceiling,  # (images, M)
+    picks,  # int64, (K,) of one image after the other: to be filled
+    counts,  # int64, (images,): K of each image
+    size,  # M
+    ASCENDING: tl.constexpr,
+    IMAGES: tl.constexpr,  # a power of two, at least the number of images
+    TOKENS: tl.constexpr,  # a power of two, at least M
+):
+    """One image: each step loads one row of distances and keeps a running minimum."""
     image = tl.program_id(0)
-    num_available, num_tokens = tl.load(counts + image), tl.load(counts + num_images + image)
+    num_tokens = tl.load(counts + image)
     others = tl.arange(0, IMAGES)
-    before = others < image
-    sizes_before = tl.load(counts + others, mask=before, other=0)
-    distances += tl.sum(tl.cdiv(sizes_before * sizes_before, ALIGNMENT) * ALIGNMENT, axis=0)
-    first = tl.sum(sizes_before, axis=0)
-    picks += tl.sum(tl.load(counts + num_images + others, mask=before, other=0), axis=0)
+    picks += tl.sum(tl.load(counts + others, mask=others < image, other=0), axis=0)
+    distances += image.to(tl.int64) * size * size
 
     token = tl.arange(0, TOKENS)
-    inside = token < num_available
-    smallest = tl.load(ceiling + first + token, mask=inside, other=-float("inf"))
+    inside = token < size
+    smallest = tl.load(ceiling + image * size + token, mask=inside, other=-float("inf"))
     # Of equal values, argmax takes the first.
-    pick = tl.argmax(tl.load(nearest + first + token, mask=inside, other=-float("inf")), axis=0)
+    pick = tl.argmax(tl.load(nearest + image * size + token, mask=inside, other=-float("inf")), axis=0)
     for step in range(1, num_tokens):
         if not ASCENDING:
             tl.store(picks + step - 1, pick)
-        row = tl.load(distances + pick * num_available + token, mask=inside, other=0.0)
+        row = tl.load(distances + pick * size + token, mask=inside, other=0.0)
         smallest = tl.minimum(smallest, row)
         pick = tl.argmax(smallest, axis=0)
     if ASCENDING:
@@ -63,25 +84,36 @@ def max_min_program(
 
 
 @functools.cache
-def compiled_program():
-    """The program, ready to launch; None where Triton is not installed."""
+def compiled_programs():
+    """Both programs, ready to launch; None where Triton is not installed."""
     global tl
     try:
         import triton
         import triton.language as tl
     except ImportError:
         return None
-    return triton.jit(max_min_program)
+    return triton.jit(distances_program), triton.jit(max_min_program)
+
+
+def runs_on(distances: torch.Tensor) -> bool:
+    """Whether the programs can take these distances, of shape `(images, M, M)`, where they are."""
+    return (
+        distances.device.type == "cuda"
+        and distances.shape[-1] <= LARGEST_PROGRAM
+        and not torch.compiler.is_compiling()
+        and can_launch_on(distances.device)
+    )
 
 
 @functools.cache
-def runs_on(device: torch.device) -> bool:
-    """Whether `device` is a GPU that can run the program: it is tried once, on a single token."""
-    if device.type != "cuda" or compiled_program() is None:
+def can_launch_on(device: torch.device) -> bool:
+    """Whether `device` runs the programs: they are tried once, on a single token."""
+    if compiled_programs() is None:
         return False
     try:
-        one_token = torch.zeros(1, device=device)
-        launch(one_token, one_token, one_token, [1], [1], ascending=True)
+        product = torch.ones(1, 1, 1, device=device)
+        ones = torch.ones(1, 1, device=device)
+        pick_with_triton(product, to_distances_with_triton_(product, ones, ones, ones, 0.0), ones, [1], ascending=True)
     except Exception as error:  # a GPU too old for Triton, no C compiler: whatever it is, torch can do without
         message = f"Triton cannot run on {device}, so torch selects the visual tokens, more slowly: {error}"
         warnings.warn(message, stacklevel=2)
@@ -89,47 +121,55 @@ def runs_on(device: torch.device) -> bool:
     return True
 
 
-def pick_with_triton(features: list[torch.Tensor], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
-    """Greedy max-min cosine diversity of a batch of images, see `max_min_diversity.py`.
+def to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, noise: float) -> torch.Tensor:
+    """Turn products of rows, of shape `(images, M, M)`, into cosine distances in place; see `cosine_distances.py`.
+
+    Returns:
+        `torch.Tensor` of shape `(images, M)`: each row's distance to its nearest other row, at most its ceiling.
+    """
+    num_images, size = ceiling.shape
+    nearest, block = torch.empty_like(ceiling), power_of_two(size)
+    with torch.cuda.device_of(products):  # Triton launches on the current device, whatever it is given
+        compiled_programs()[0][(size, num_images)](
+            products,
+            inverse_norm,
+            is_zero,
+            ceiling,
+            nearest,
+            size,
+            NOISE=noise,
+            TOKENS=block,
+            num_warps=min(max(block // 256, 1), 8),
+            enable_fp_fusion=False,  # torch rounds after the multiplication, too
+        )
+    return nearest
+
+
+def pick_with_triton(distances, nearest, ceiling, num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
+    """What `pick_greedily` of `max_min_diversity.py` picks, given the same.
 
     Args:
-        features (list of `torch.Tensor` of shape `(M, D)`, M at most `LARGEST_PROGRAM`): one per image.
-        num_tokens (list of `int`): how many tokens to keep of each image, at least 1 and at most M.
+        distances (`torch.Tensor` of shape `(images, M, M)`, M at most `LARGEST_PROGRAM`), nearest, ceiling (of shape
+            `(images, M)`): see `cosine_distances`.
+        num_tokens (list of `int`): how many tokens to pick of each image, at least 1 and at most it has.
         ascending (`bool`): whether the picks are returned ascending or in the order of picking.
 
     Returns:
         A list of one `torch.LongTensor` of shape `(K,)` per image.
     """
-    sizes = [len(image) for image in features]
-    distances, matrices = empty_matrices(sizes, distance_dtype(features[0]), features[0].device)
-    # One product per image, which is what an image gets alone.
-    vectors = [cosine_distances(image, out=matrix)[1:] for image, matrix in zip(features, matrices)]
-    nearest, ceiling = (torch.cat(vector) for vector in zip(*vectors))
-    return launch(distances, nearest, ceiling, sizes, num_tokens, ascending)
-
-
-def empty_matrices(sizes: list[int], dtype: torch.dtype, device: torch.device):
-    """One piece of memory for the distances of all images, and the square matrix of each image in it."""
-    lengths = [-(-size * size // ALIGNMENT) * ALIGNMENT for size in sizes]
-    memory = torch.empty(sum(lengths), dtype=dtype, device=device)
-    return memory, [part[: size * size].view(size, size) for part, size in zip(memory.split(lengths), sizes)]
-
-
-def launch(distances, nearest, ceiling, sizes: list[int], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
-    """Run the program on `empty_matrices` that were filled, and the vectors of one image after the other."""
     picks = torch.empty(sum(num_tokens), dtype=torch.long, device=distances.device)
-    counts = on_device([*sizes, *num_tokens], distances.device)
-    num_images, block = len(sizes), power_of_two(max(sizes))
-    with torch.cuda.device_of(distances):  # Triton launches on the current device, whatever it is given
-        compiled_program()[(num_images,)](
+    counts = on_device(num_tokens, distances.device)
+    num_images, size = ceiling.shape
+    block = power_of_two(size)
+    with torch.cuda.device_of(distances):
+        compiled_programs()[1][(num_images,)](
             distances,
             nearest,
             ceiling,
             picks,
             counts,
-            num_images,
+            size,
             ASCENDING=ascending,
-            ALIGNMENT=ALIGNMENT,
             IMAGES=power_of_two(num_images),
             TOKENS=block,
             num_warps=min(max(block // 256, 1), 16),

@@ -8,7 +8,7 @@ from transformers import LlavaNextVideoForConditionalGeneration, LlavaNextVideoM
 # ruff: noqa: F401
 from .baseline_selectors import select_baseline_tokens
 from .configuration_divprune import DivPruneLlavaNextVideoConfig
-from .cosine_distances import padded_cosine_distances
+from .cosine_distances import cosine_distances
 from .generation_divprune import DivPruneHeadMixin
 from .image_views import num_views_of_images
 from .max_min_diversity import select_diverse_tokens_of_images
