@@ -5,7 +5,6 @@ import torch
 from test_max_min_diversity import is_greedy
 from tiny_answers import fed_with, greedy, load
 from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoProcessor, LlavaForConditionalGeneration, StaticCache
 
 from divprune_hf import select_diverse_tokens, set_budget
@@ -232,13 +231,3 @@ def test_the_processors_counts_win_over_the_models_config(family, photos):
 
 def test_every_language_model_is_covered():
     assert {language for _, language in KINDS} == set(LANGUAGE_CONFIGS)
-
-
-def test_nothing_is_read_back_between_the_pixels_and_the_kept_features(family, photos):
-    """Fake tensors have no values: once the counts are known, reading anything on the host would raise."""
-    model, processor = load(family)
-    inputs = processor(images=photos, text=[PROMPT, PROMPT], return_tensors="pt")
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        pixel_values = mode.from_tensor(inputs["pixel_values"])
-        features = feature_list(model.get_image_features(pixel_values, num_image_tokens_kept=[9, 4]))
-    assert [tuple(kept.shape) for kept in features] == [(9, 32), (4, 32)]

@@ -2,14 +2,23 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_max_min_diversity import is_greedy
 from tiny_answers import assert_loads_as_remote_code, fed_with, greedy, load
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextForConditionalGeneration
+from tiny_models import NUM_IMAGE_TOKENS
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaNextForConditionalGeneration,
+    LlavaNextModel,
+)
 
 from divprune_hf import keep_count, select_diverse_tokens
 from divprune_hf.ask import ask
 from divprune_hf.cli import main
 from divprune_hf.remote_code import pruning_divprune
+from divprune_hf.remote_code.image_views import num_views_of_images
 from divprune_hf.remote_code.pruning_divprune import feature_list
 
 
@@ -26,6 +35,11 @@ def checkpoint(make_checkpoint):
 def five_shapes(photos):
     """Five aspect ratios of a real photo, from a tall strip to a wide one."""
     return [photos[0].resize(size) for size in ((100, 300), (150, 200), (200, 200), (200, 140), (300, 90))]
+
+
+@pytest.fixture(scope="module")
+def inner_model(checkpoint):
+    return load(checkpoint)[0].model
 
 
 def image_inputs(inputs):
@@ -150,3 +164,19 @@ def test_both_key_layouts_load_whole(make_checkpoint, layout):
     weights = ours.state_dict()
     assert weights.keys() == stock.keys() and "model.image_newline" in weights
     assert all(torch.equal(weights[name], stock[name]) for name in stock)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200)), min_size=1, max_size=3),
+    with_newline=st.booleans(),
+)
+def test_tokens_are_packed_as_the_stock_model_packs_them(inner_model, sizes, with_newline):
+    generator = torch.Generator().manual_seed(0)
+    num_views = num_views_of_images(inner_model.config, sizes)
+    features = [torch.randn(views, NUM_IMAGE_TOKENS, 32, generator=generator) for views in num_views]
+    features.append(features[0][:1])  # a picture that has no crops
+    arguments = features, [*sizes, (24, 24)], "default", inner_model.image_newline if with_newline else None
+    packed, lengths = inner_model.pack_image_features(*arguments)
+    expected, expected_lengths = LlavaNextModel.pack_image_features(inner_model, *arguments)
+    assert all(map(torch.equal, packed, expected)) and lengths.tolist() == expected_lengths.tolist()

@@ -27,6 +27,22 @@ class DivPruneHeadMixin:
         """See the inner model's `select_image_tokens`."""
         return self.model.select_image_tokens(*args, **kwargs)
 
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor, model_kwargs, model_input_name, generation_config
+    ):
+        """As the parent's where images are needed more than once, or in parts; elsewhere the prefill encodes them.
+
+        transformers 5.23 encodes them first and then reads the prompt on the host, which waits for the vision tower;
+        transformers 4.57 and 5.10 always encode in the prefill.
+        """
+        num_rows = max(generation_config.num_beams, generation_config.num_return_sequences)
+        has_parts = generation_config.prefill_chunk_size is not None
+        if num_rows == 1 and generation_config.use_cache and not has_parts:
+            return model_kwargs
+        return super()._maybe_prepare_encoder_kwargs_for_generation(
+            inputs_tensor, model_kwargs, model_input_name, generation_config
+        )
+
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """As the parent's, but a row with several images gets them all again: [a, b] -> [a, b, a, b].
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaVA-NeXT's pictures of any resolution: how many views each has, and whether the sizes that say so can be right."""
+"""LLaVA-NeXT's pictures of any resolution: how many views each has, and how their tokens become one sequence."""
 
+import torch
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 
@@ -30,3 +31,34 @@ def checked_image_sizes(config, pixel_values, image_sizes=None):
         f"Got image_sizes={sizes or image_sizes!r} for pixel_values of shape {tuple(pixel_values.shape)}, expected the "
         "height and width of each picture in pixels. Pass everything that the processor returned to the model."
     )
+
+
+def packed_without_waiting(pack, image_features, image_sizes, vision_feature_select_strategy, image_newline=None):
+    """What `pack`, LLaVA-NeXT's `pack_image_features`, makes of the views of each image.
+
+    `pack` also makes a tensor of lengths on the device of the features, which waits for the vision tower. Here it packs
+    numbers in place of tokens, on the host, and the tokens are gathered by them.
+
+    Args:
+        pack (callable): the parent's method.
+        image_features (list of `torch.Tensor` of shape `(views, tokens, width)`): the views of each image.
+        image_sizes (list of (height, width)): of each picture in pixels.
+        vision_feature_select_strategy (`str`): handed on.
+        image_newline (`torch.Tensor` of shape `(width,)`, *optional*): the token that ends a row of patches.
+
+    Returns:
+        A list of one `torch.Tensor` of shape `(M, width)` per image, and the lengths M, on the host.
+    """
+    newlines = [] if image_newline is None else [image_newline[None]]
+    number_of_newline = torch.zeros(1, dtype=torch.long, device="cpu") if newlines else None
+    numbers = []
+    for views in image_features:
+        num_views, num_tokens = views.shape[:2]
+        numbers_of_image = torch.arange(num_views * num_tokens, device="cpu") + len(newlines)
+        numbers.append(numbers_of_image.view(num_views, num_tokens, 1))
+    order, lengths = pack(numbers, image_sizes, vision_feature_select_strategy, number_of_newline)
+    packed = []
+    for views, index in zip(image_features, order):
+        tokens = torch.cat([*(newline.to(views) for newline in newlines), views.flatten(0, 1)])
+        packed.append(tokens.index_select(0, index.flatten().to(tokens.device, non_blocking=True)))
+    return packed, lengths

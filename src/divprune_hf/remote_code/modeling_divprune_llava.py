@@ -66,6 +66,7 @@ class DivPruneLlavaForConditionalGeneration(DivPruneHeadMixin, LlavaForCondition
     - `forward` and `generate` take `num_image_tokens_kept`;
     - `select_image_tokens` is new;
     - beams and several answers per prompt repeat the images of a row together;
+    - `generate` of transformers 5.23 encodes images in the prefill, where they are needed once;
     - `<image>` in a prompt without pixels is refused by `generate`.
     """
 

@@ -10,7 +10,7 @@ from .baseline_selectors import select_baseline_tokens
 from .configuration_divprune import DivPruneLlavaNextConfig
 from .cosine_distances import cosine_distances
 from .generation_divprune import DivPruneHeadMixin
-from .image_views import num_views_of_images
+from .image_views import packed_without_waiting
 from .max_min_diversity import select_diverse_tokens_of_images
 from .max_min_diversity_by_blocks import pick_by_blocks
 from .max_min_diversity_triton import pick_with_triton
@@ -27,6 +27,7 @@ class DivPruneLlavaNextModel(DivPruneModelMixin, LlavaNextModel):
     - `forward` and `get_image_features` take `num_image_tokens_kept` (int64, `(num_images,)`), which the processor
       writes; without it the budget is `config.divprune_config`;
     - `select_image_tokens` is new;
+    - `pack_image_features` does not wait for the vision tower;
     - a prompt that does not fit the features raises one clear `ValueError`.
     """
 
@@ -34,6 +35,10 @@ class DivPruneLlavaNextModel(DivPruneModelMixin, LlavaNextModel):
 
     def __init__(self, config, divprune_config=None):
         super().__init__(self._use(config, divprune_config))
+
+    def pack_image_features(self, *args, **kwargs):
+        """As the parent's, but nothing waits for the vision tower."""
+        return packed_without_waiting(super().pack_image_features, *args, **kwargs)
 
     @extends(LlavaNextModel.get_image_features, "num_image_tokens_kept")
     def get_image_features(self, **kwargs):
@@ -68,6 +73,7 @@ class DivPruneLlavaNextForConditionalGeneration(DivPruneHeadMixin, LlavaNextForC
     - `forward` and `generate` take `num_image_tokens_kept`;
     - `select_image_tokens` is new;
     - beams and several answers per prompt repeat the images of a row together;
+    - `generate` of transformers 5.23 encodes images in the prefill, where they are needed once;
     - `<image>` in a prompt without pixels is refused by `generate`.
     """
 

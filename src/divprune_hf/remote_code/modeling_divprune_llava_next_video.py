@@ -10,7 +10,7 @@ from .baseline_selectors import select_baseline_tokens
 from .configuration_divprune import DivPruneLlavaNextVideoConfig
 from .cosine_distances import cosine_distances
 from .generation_divprune import DivPruneHeadMixin
-from .image_views import num_views_of_images
+from .image_views import packed_without_waiting
 from .max_min_diversity import select_diverse_tokens_of_images
 from .max_min_diversity_by_blocks import pick_by_blocks
 from .max_min_diversity_triton import pick_with_triton
@@ -29,6 +29,7 @@ class DivPruneLlavaNextVideoModel(DivPruneModelMixin, LlavaNextVideoModel):
       `num_video_tokens_kept` (int64, `(num_videos,)`), which the processor writes; without them the budgets are those
       of `config.divprune_config`;
     - `select_image_tokens` and `select_video_tokens` are new;
+    - `pack_image_features` does not wait for the vision tower;
     - a prompt that does not fit the features raises one clear `ValueError`.
     """
 
@@ -36,6 +37,10 @@ class DivPruneLlavaNextVideoModel(DivPruneModelMixin, LlavaNextVideoModel):
 
     def __init__(self, config, divprune_config=None):
         super().__init__(self._use(config, divprune_config))
+
+    def pack_image_features(self, *args, **kwargs):
+        """As the parent's, but nothing waits for the vision tower."""
+        return packed_without_waiting(super().pack_image_features, *args, **kwargs)
 
     @extends(LlavaNextVideoModel.get_image_features, "num_image_tokens_kept")
     def get_image_features(self, **kwargs):
@@ -93,6 +98,7 @@ class DivPruneLlavaNextVideoForConditionalGeneration(DivPruneHeadMixin, LlavaNex
     - `forward` and `generate` take `num_image_tokens_kept` and `num_video_tokens_kept`;
     - `select_image_tokens` and `select_video_tokens` are new;
     - beams and several answers per prompt repeat the images and videos of a row together;
+    - `generate` of transformers 5.23 encodes images and videos in the prefill, where they are needed once;
     - `<image>` or `<video>` in a prompt without pixels is refused by `generate`.
     """
 

@@ -1,0 +1,169 @@
+"""From the launch of the vision tower to that of the language model nothing is read back, so a GPU never runs dry."""
+
+from unittest import mock
+
+import pytest
+import torch
+from generation_shapes import Shape, build_inputs
+from tiny_models import FAMILY_CLASSES, tiny_config
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from divprune_hf.families import FAMILIES
+from divprune_hf.remote_code import max_min_diversity_triton
+
+
+pytestmark = pytest.mark.modeling
+SHAPES = {
+    "llava": Shape("llava", num_visual_tokens=36),
+    # The base view, four crops and the newlines of their 12 rows.
+    "llava_next": Shape("llava_next", num_visual_tokens=36 + 144 + 12),
+    "llava_next_video": Shape("llava_next_video", num_visual_tokens=8 * 9),
+}
+# Families, and what their prompts bring: images or videos.
+CASES = [
+    ("llava", "llava"),
+    ("llava_next", "llava_next"),
+    ("llava_next_video", "llava_next"),
+    ("llava_next_video", "llava_next_video"),
+]
+READS = {"item", "tolist", "cpu", "numpy", "nonzero", "masked_select", "equal"}
+READS |= {"__bool__", "__int__", "__float__", "__index__"}
+
+
+def pruned_model(family):
+    settings = {name: value for name, value in tiny_config(family=family).to_dict().items() if name != "model_type"}
+    torch.manual_seed(0)
+    return FAMILIES[family].head_class(FAMILIES[family].config_class(**settings)).eval()
+
+
+def stock_model(family):
+    torch.manual_seed(0)
+    return FAMILY_CLASSES[family][1](tiny_config(family=family)).eval()
+
+
+def between_the_towers(model, enter, leave):
+    """Call `enter` when the vision tower is about to run, `leave` when the language model is."""
+    inner = model.model
+    inner.vision_tower.register_forward_pre_hook(lambda *arguments: enter())
+    inner.language_model.register_forward_pre_hook(lambda *arguments: leave())
+
+
+class Reads(TorchFunctionMode):
+    """The calls by which Python asks for values of tensors while `watching`."""
+
+    def __init__(self):
+        super().__init__()
+        self.watching, self.windows, self.seen = False, 0, []
+
+    def open(self):
+        self.watching = True
+
+    def close(self):
+        self.windows += self.watching
+        self.watching = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        picks_by_mask = name == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool
+        if self.watching and (name in READS or picks_by_mask):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def reads_of(model, inputs, call):
+    reads = Reads()
+    between_the_towers(model, reads.open, reads.close)
+    with reads, torch.no_grad():
+        call(model, inputs)
+    assert reads.windows == 1
+    return reads.seen
+
+
+def generate(model, inputs):
+    model.generate(**inputs, do_sample=False, max_new_tokens=2, min_new_tokens=2, pad_token_id=0)
+
+
+def forward(model, inputs):
+    model(**inputs)
+
+
+@pytest.mark.parametrize("call", [generate, forward])
+@pytest.mark.parametrize(("family", "media"), CASES)
+def test_nothing_is_read_between_the_towers(family, media, call):
+    model = pruned_model(family)
+    inputs = build_inputs(SHAPES[media], model.config, 2, 0.25, torch.device("cpu"), torch.float32)
+    assert reads_of(model, inputs, call) == []
+
+
+def test_what_the_stock_model_reads_is_seen():
+    model = stock_model("llava")
+    inputs = build_inputs(SHAPES["llava"], model.config, 2, None, torch.device("cpu"), torch.float32)
+    assert reads_of(model, inputs, generate) != []
+
+
+class Copies(TorchDispatchMode):
+    """Copies between devices that the host waits for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result, kwargs = operator(*args, **(kwargs or {})), kwargs or {}
+        if operator.name() in ("aten::_to_copy", "aten::copy_"):
+            source = args[operator.name() == "aten::copy_"]
+            is_asynchronous = kwargs.get("non_blocking", args[2:] == (True,))
+            if source.device.type != result.device.type and not is_asynchronous:
+                self.seen.append((operator.name(), tuple(source.shape)))
+        return result
+
+
+def copies_of(make_model, family, media, device, **budget):
+    """The copies of one look at an image or a video on a device that need not be here."""
+    no_triton = mock.patch.object(max_min_diversity_triton, "can_launch_on", lambda device: False)
+    with FakeTensorMode(), torch.no_grad(), no_triton, torch.device(device):
+        model = make_model(family)
+        inputs = build_inputs(SHAPES[media], model.config, 2, None, torch.device(device), torch.float32)
+        with Copies() as copies:  # reading a value would raise: a fake tensor has none
+            if media == "llava_next_video":
+                model.model.get_video_features(inputs["pixel_values_videos"], **budget)
+            else:
+                sizes = {"image_sizes": [[48, 48], [48, 48]]} if media == "llava_next" else {}
+                model.model.get_image_features(inputs["pixel_values"], **sizes, **budget)
+    return copies.seen
+
+
+# Fake tensors on a GPU need none, but a build of torch that knows what one is.
+needs_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda_build)])
+@pytest.mark.parametrize(("family", "media"), CASES)
+def test_nothing_is_copied_or_read_between_the_pixels_and_the_kept_features(family, media, device):
+    counts = "num_video_tokens_kept" if media == "llava_next_video" else "num_image_tokens_kept"
+    assert copies_of(pruned_model, family, media, device, **{counts: [9, 4]}) == []
+
+
+@needs_cuda_build
+def test_what_the_stock_model_copies_is_seen():
+    assert copies_of(stock_model, "llava_next", "llava_next", "cuda") != []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("call", [generate, forward])
+@pytest.mark.parametrize(("family", "media"), CASES)
+def test_a_gpu_is_never_waited_for_between_the_towers(family, media, call):
+    model = pruned_model(family).to("cuda", torch.bfloat16)
+    inputs = build_inputs(SHAPES[media], model.config, 2, 0.25, torch.device("cuda"), torch.bfloat16)
+    call(model, inputs)  # compiles the Triton programs
+    between_the_towers(
+        model,
+        enter=lambda: torch.cuda.set_sync_debug_mode("error"),
+        leave=lambda: torch.cuda.set_sync_debug_mode("default"),
+    )
+    try:
+        call(model, inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
