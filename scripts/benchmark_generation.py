@@ -1,25 +1,29 @@
 """Time to first token, throughput and memory: stock transformers, divprune_hf, and an oracle, in one run.
 
     python scripts/benchmark_generation.py --shape tiny-cpu [--json FILE] [--png FILE] [--repeats N] [--batches B ...]
-        [--budgets R ...] [--device cpu|cuda] [--static-cache] [--threads N]
+        [--budgets R ...] [--new-tokens N] [--device cpu|cuda] [--compiled] [--threads N]
 
 The weights are random (pocket's are trained) and of true shape: what is measured is time, not answers. The oracle is
 our model handed the indices to keep, tower, projector and all the rest the same: only the selection is free. The
 three take turns within each repeat, so that what else the machine does hits all alike; figures are medians. Prefill is
-the time of `generate` from images as tensors to the first new token. Memory is the peak that one `generate` adds.
+the time of `generate` from images as tensors to the first new token, throughput that of the tokens after it. Memory is
+the peak that one `generate` adds.
 """
 
 import argparse
 import contextlib
 import json
 import statistics
+import time
 from datetime import date
 from pathlib import Path
 
 import torch
 import transformers
 from generation_shapes import NUM_TEXT_TOKENS, SHAPES, build_inputs, build_models
-from measuring import cpu_name, peak_memory, seconds_of
+from machine import hardware, versions
+from measuring import peak_memory, synchronize
+from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
 
 from divprune_hf import keep_count
 from divprune_hf.flops import prompt_flops
@@ -27,6 +31,19 @@ from divprune_hf.flops import prompt_flops
 
 BUDGETS = (0.05, 0.098, 0.2)
 COLUMNS = ("shape", "batch", "budget", "path", "prefill_ms", "tokens_per_second", "peak_bytes", "kv_bytes")
+
+
+class FirstToken(StoppingCriteria):
+    """Stops nothing, and remembers when it was asked first: once the first new token is there."""
+
+    def __init__(self):
+        self.time = None
+
+    def __call__(self, input_ids, scores, **kwargs):
+        if self.time is None:
+            synchronize(input_ids.device)
+            self.time = time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 @contextlib.contextmanager
@@ -61,39 +78,54 @@ def measure(shape_name, models, batch, budget, options):
     inputs["divprune"] = inputs["oracle"] = build_inputs(shape, ours.config, batch, budget, *place)
     picks = picks_of(ours, inputs["divprune"])
     settings = {"do_sample": False, "return_dict_in_generate": True, "pad_token_id": 0}
-    if options.static_cache:
-        settings["cache_implementation"] = "static"
+    if options.compiled:
+        settings["cache_implementation"] = "static"  # on a GPU that is enough
+        if options.device.type == "cpu":
+            settings["compile_config"] = CompileConfig(mode="default")
+            settings["compile_config"]._compile_all_devices = True
 
-    def generate(path, num_new_tokens):
+    def generate(path, num_new_tokens, first_token):
         model = stock if path == "stock" else ours
         with handed(ours, picks) if path == "oracle" else contextlib.nullcontext():
             return model.generate(
-                **inputs[path], **settings, max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens
+                **inputs[path],
+                **settings,
+                max_new_tokens=num_new_tokens,
+                min_new_tokens=num_new_tokens,
+                stopping_criteria=StoppingCriteriaList([first_token]),
             )
 
+    def seconds_of(path):
+        """To the first token, and from there to the last."""
+        synchronize(options.device)
+        first_token, started = FirstToken(), time.perf_counter()
+        generate(path, options.new_tokens, first_token)
+        synchronize(options.device)
+        return first_token.time - started, time.perf_counter() - first_token.time
+
     paths = ("stock", "divprune", "oracle")
-    first, whole = ({path: [] for path in paths} for _ in range(2))
+    seconds = {path: [] for path in paths}
     for repeat in range(options.repeats + 1):
         # Taking turns in another order each time: whoever comes second finds warmer caches.
         for path in paths[repeat % 3 :] + paths[: repeat % 3]:
-            times = [seconds_of(lambda n=n, p=path: generate(p, n), options.device) for n in (1, options.new_tokens)]
+            measured = seconds_of(path)
             if repeat > 0:  # the first round pays for set-up and compilation
-                first[path].append(times[0])
-                whole[path].append(times[1] - times[0])
+                seconds[path].append(measured)
     rows = []
     for path in paths:
-        peak, output = peak_memory(lambda p=path: generate(p, 1), options.device)
+        first, others = (statistics.median(times) for times in zip(*seconds[path]))
+        peak, output = peak_memory(lambda p=path: generate(p, 1, FirstToken()), options.device)
         rows.append(
             {
                 "shape": shape_name,
                 "batch": batch,
                 "budget": budget,
                 "path": path,
-                "prefill_ms": 1000 * statistics.median(first[path]),
-                "tokens_per_second": batch * (options.new_tokens - 1) / statistics.median(whole[path]),
+                "prefill_ms": 1000 * first,
+                "tokens_per_second": batch * (options.new_tokens - 1) / others,
                 "peak_bytes": peak,
                 "kv_bytes": kv_bytes(output.past_key_values),
-                "cache": "static" if options.static_cache else "dynamic",
+                "decoding": "compiled" if options.compiled else "eager",
             }
         )
     return rows
@@ -150,7 +182,7 @@ def parse():
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, metavar="R", help="shares to keep")
     parser.add_argument("--new-tokens", type=int, metavar="N", help="tokens to generate: 64, on a CPU 16")
     parser.add_argument("--device", help="cuda where there is one, else cpu")
-    parser.add_argument("--static-cache", action="store_true", help="static cache; on a GPU decoding is compiled then")
+    parser.add_argument("--compiled", action="store_true", help="a static cache, and decoding compiled")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch on a CPU (1)")
     options = parser.parse_args()
     options.device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -186,9 +218,8 @@ def main():
         "\n" + "\n".join(f"{name}: {json.dumps({k: round(v, 3) for k, v in r.items()})}" for name, r in ratios.items())
     )
     if options.json:
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        hardware = torch.cuda.get_device_name() if options.device.type == "cuda" else cpu_name()
-        about = {"versions": versions, "hardware": hardware, "threads": options.threads, "date": str(date.today())}
+        about = {"versions": versions(), "hardware": hardware(options.device), "threads": options.threads}
+        about["date"] = str(date.today())
         Path(options.json).write_text(
             json.dumps({"rows": rows, "ratios": ratios, **about}, indent=2) + "\n", encoding="utf-8"
         )

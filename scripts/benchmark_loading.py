@@ -18,9 +18,8 @@ from datetime import date
 from pathlib import Path
 
 import torch
-import transformers
 from generation_shapes import LLAMA_TINY, SHAPES, build_models
-from measuring import cpu_name
+from machine import hardware, versions
 
 from divprune_hf import convert_checkpoint
 
@@ -81,8 +80,7 @@ def main():
         print("| {path} | {parameters} | {seconds:.2f} |".format(**row), f"{row['peak_bytes'] / 1e6:.0f} |")
     print("\nvariant over base:", json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
     if options.json:
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        about = {"versions": versions, "hardware": cpu_name(), "date": str(date.today())}
+        about = {"versions": versions(), "hardware": hardware(), "date": str(date.today())}
         text = json.dumps({"rows": rows, "ratios": ratios, **about}, indent=2)
         Path(options.json).write_text(text + "\n", encoding="utf-8")
 

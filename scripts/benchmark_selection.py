@@ -15,10 +15,12 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
 from unittest import mock
 
 import torch
+from machine import hardware, versions
 
 from divprune_hf.remote_code import max_min_diversity_triton
 from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
@@ -182,7 +184,9 @@ def main():
     for shape in options.long:
         report(measure_alone(shape, options.device, options.threads))
     if options.json:
-        Path(options.json).write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
+        about = {"versions": versions(), "hardware": hardware(options.device), "threads": options.threads}
+        about["date"] = str(date.today())
+        Path(options.json).write_text(json.dumps({"rows": rows, **about}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,16 @@
-"""Time and memory of one call, on a CPU and on a GPU."""
+"""The memory that one call takes, on a CPU and on a GPU, and waiting for it."""
 
 import ctypes
 import gc
-import time
 from pathlib import Path
 
 import torch
 
 
-def seconds_of(call, device: torch.device) -> float:
-    """How long a call takes, the device's work included."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def peak_memory(call, device: torch.device):
@@ -25,12 +19,12 @@ def peak_memory(call, device: torch.device):
     On a GPU as torch counts it; on a CPU the growth of resident memory (Linux), which the allocator rounds.
     """
     gc.collect()
+    synchronize(device)
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         result = call()
-        torch.cuda.synchronize(device)
+        synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before, result
     ctypes.CDLL(None).malloc_trim(0)  # give back what earlier calls freed, or their peak would hide this one's
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest value so far
@@ -45,11 +39,3 @@ def resident_bytes(name: str) -> int:
         if line.startswith(name + ":"):
             return 1024 * int(line.split()[1])
     raise OSError(f"/proc/self/status has no {name}: peak memory on a CPU is measured on Linux only.")
-
-
-def cpu_name() -> str:
-    """The processor, as /proc/cpuinfo calls it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown CPU"
