@@ -62,3 +62,12 @@ def test_benchmark_loading_loads_base_and_variant(tmp_path):
     written = json.loads((tmp_path / "rows.json").read_text())
     assert [row["path"] for row in written["rows"]] == ["stock", "divprune"]
     assert written["rows"][0]["parameters"] == written["rows"][1]["parameters"] > 2e6
+
+
+def test_profile_prefill_tells_where_the_time_goes(tmp_path):
+    arguments = ["--shape", "pocket", "--repeats", "3", "--batches", "2", "--device", "cpu"]
+    run("profile_prefill.py", *arguments, "--json", str(tmp_path / "rows.json"))
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    milliseconds = {row["part"]: row["milliseconds"] for row in rows}
+    assert min(milliseconds.values()) > 0
+    assert {"vision tower", "projector", "language model", "selection: picks", "prefill"} <= milliseconds.keys()

@@ -20,6 +20,8 @@ SMALL = 64
 # Rows of a symmetric product that a CPU computes at a time, up to the diagonal: of 576, four times 144 take 0.65 of the
 # time of all at once.
 ROWS_PER_PRODUCT = 144
+# Entries of features that a CPU scales at once: 1 MiB in float32 stays in its caches.
+SCALED_TOGETHER = 2**18
 # Since torch 2.8, on CUDA: tensor cores multiply half precision exactly and add up in float32.
 MULTIPLIES_HALVES_INTO_FLOAT32 = torch.version.hip is None and "dtype_out" in torch.ops.aten.mm.overloads()
 
@@ -65,8 +67,9 @@ def gram_matrices(features: list[torch.Tensor]) -> torch.Tensor:
     if min(sizes) < max(sizes):
         products.fill_(math.nan)
     matrices = iter(products)
-    # A GPU scales the rows of all images at once, to launch less; a CPU image by image, to stay in its caches.
-    for group in [features] if products.is_cuda else [[image] for image in features]:
+    # All rows are scaled at once where the calls cost most, image by image where the memory does.
+    together = products.is_cuda or sum(image.numel() for image in features) <= SCALED_TOGETHER
+    for group in [features] if together else [[image] for image in features]:
         rows = torch.cat(group) if len(group) > 1 else group[0]
         for image in scaled_rows(rows, row_scale(rows, dtype)).split([len(image) for image in group]):
             # Each image's own product, not a batched one: the kernel that it gets alone, and so the same picks.

@@ -1,0 +1,153 @@
+"""The tables of docs/performance.md, from the files that the benchmarks wrote to docs/performance/.
+
+    python scripts/performance_tables.py [--check]
+
+Each table stands between `<!-- table NAME -->` and `<!-- end -->`; `--check` fails if one is not what its file says.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "performance.md"
+MB = 1e6
+
+
+def read(name):
+    return json.loads((DOCS / "performance" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def generation(name):
+    """Stock, ours and the oracle, a line for each batch and budget."""
+    run = read(name)
+    by_path = {(row["batch"], row["budget"], row["path"]): row for row in run["rows"]}
+    lines = []
+    for batch, budget in sorted({key[:2] for key in by_path}):
+        stock, ours, oracle = (by_path[batch, budget, path] for path in ("stock", "divprune", "oracle"))
+        ratios = run["ratios"][f"batch {batch}, budget {budget}"]
+        lines.append(
+            [
+                f"{batch}",
+                f"{budget:.1%}",
+                *(f"{row['prefill_ms']:.1f}" for row in (stock, ours, oracle)),
+                f"{ratios['prefill_over_oracle']:.3f}",
+                f"{ratios['stock_prefill_over_ours']:.2f}",
+                f"{1 / ratios['llm_flops_over_stock']:.2f}",
+                *(f"{row['tokens_per_second']:.0f}" for row in (stock, ours)),
+                *(f"{row['kv_bytes'] / MB:.2f}" for row in (stock, ours)),
+                *(f"{row['peak_bytes'] / MB:.0f}" for row in (stock, ours)),
+            ]
+        )
+    header = ["batch", "kept", "prefill, ms: stock", "divprune_hf", "oracle", "over oracle", "stock over ours"]
+    header += ["FLOP model, stock over ours", "tokens/s after the first: stock", "divprune_hf"]
+    header += ["KV cache, MB: stock", "divprune_hf", "peak memory, MB: stock", "divprune_hf"]
+    return markdown(header, lines)
+
+
+def decoding(*names):
+    """Throughput after the first token, eager and compiled, where both were measured."""
+    lines = []
+    for name in names:
+        runs = [read(name), read(f"{name}-compiled")]
+        eager, compiled = (
+            {(row["batch"], row["budget"], row["path"]): row["tokens_per_second"] for row in run["rows"]}
+            for run in runs
+        )
+        for batch, budget in sorted({key[:2] for key in eager.keys() & compiled.keys()}):
+            speeds = [run[batch, budget, path] for path in ("stock", "divprune") for run in (eager, compiled)]
+            lines.append([name, f"{batch}", f"{budget:.1%}", *(f"{speed:.0f}" for speed in speeds)])
+    header = [
+        "shape",
+        "batch",
+        "kept",
+        "stock, eager",
+        "stock, compiled",
+        "divprune_hf, eager",
+        "divprune_hf, compiled",
+    ]
+    return markdown(header, lines)
+
+
+def profile():
+    """Milliseconds and shares of the prefill, a line for each part."""
+    rows = read("profile")["rows"]
+    times = {(row["part"], row["batch"]): row["milliseconds"] for row in rows}
+    parts, batches = dict.fromkeys(row["part"] for row in rows), sorted({row["batch"] for row in rows})
+    lines = [
+        [part] + [f"{times[part, b]:.2f} ({times[part, b] / times['prefill', b]:.1%})" for b in batches]
+        for part in parts
+    ]
+    return markdown(["part", *(f"batch {batch}, ms" for batch in batches)], lines)
+
+
+def selection():
+    """Ratios to the product alone."""
+    by_shape = {}
+    for row in read("selection")["rows"]:
+        by_shape.setdefault((row["tokens"], row["kept"]), {})[row["path"]] = row
+    lines = []
+    for (tokens, kept), rows in by_shape.items():
+        naive = f"{rows['naive']['over_gram']:.2f}" if "naive" in rows else ""
+        beyond = f"{rows['torch']['bytes_beyond_input'] / MB:.0f}" if "bytes_beyond_input" in rows["torch"] else ""
+        ours, product = f"{rows['torch']['over_gram']:.2f}", f"{rows['gram']['milliseconds']:.0f}"
+        lines.append([f"{tokens}, {kept}", naive, ours, product, beyond])
+    header = ["visual tokens, kept", "naive loop", "divprune_hf", "the product, ms", "MB beyond the features"]
+    return markdown(header, lines)
+
+
+def loading():
+    run = read("loading")
+    stock, ours = run["rows"]
+    lines = [
+        ["seconds", f"{stock['seconds']:.2f}", f"{ours['seconds']:.2f}", f"{run['ratios']['seconds']:.3f}"],
+        [
+            "peak memory of the process, MB",
+            *(f"{row['peak_bytes'] / MB:.0f}" for row in (stock, ours)),
+            f"{run['ratios']['peak_bytes']:.3f}",
+        ],
+    ]
+    return markdown(["", "base", "variant", "ratio"], lines)
+
+
+TABLES = {
+    "tiny-cpu": lambda: generation("tiny-cpu"),
+    "pocket": lambda: generation("pocket"),
+    "decoding": lambda: decoding("tiny-cpu", "pocket"),
+    "profile": profile,
+    "selection": selection,
+    "loading": loading,
+}
+
+
+def rendered(page):
+    """`page` with all its tables made anew."""
+
+    def table(match):
+        return f"<!-- table {match[1]} -->\n{TABLES[match[1]]()}<!-- end -->"
+
+    return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if a table is out of date")
+    options = parser.parse_args()
+    page = PAGE.read_text(encoding="utf-8")
+    if options.check:
+        sys.exit(
+            0 if rendered(page) == page else "docs/performance.md is out of date: run scripts/performance_tables.py"
+        )
+    PAGE.write_text(rendered(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
