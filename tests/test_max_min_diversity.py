@@ -153,6 +153,8 @@ def test_autocast_and_matmul_precision_do_not_change_picks():
         ("torch.backends.cuda.matmul.allow_tf32 = True", "float64"),
         ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", "float64"),
         ("torch.backends.mkldnn.matmul.fp32_precision = 'bf16'", "float64"),
+        ("torch.backends.mkldnn.matmul.fp32_precision = 'tf32'", "float64"),
+        ("torch.backends.cudnn.conv.fp32_precision = 'tf32'", "float32"),
         ("torch.backends.fp32_precision = 'tf32'", "float64"),
         ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", "float32"),
     ],

@@ -1,7 +1,5 @@
 """From the launch of the vision tower to that of the language model nothing is read back, so a GPU never runs dry."""
 
-from unittest import mock
-
 import pytest
 import torch
 from generation_shapes import Shape, build_inputs
@@ -11,7 +9,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from divprune_hf.families import FAMILIES
-from divprune_hf.remote_code import max_min_diversity_triton
 
 
 pytestmark = pytest.mark.modeling
@@ -122,8 +119,7 @@ class Copies(TorchDispatchMode):
 
 def copies_of(make_model, family, media, device, **budget):
     """The copies of one look at an image or a video on a device that need not be here."""
-    no_triton = mock.patch.object(max_min_diversity_triton, "can_launch_on", lambda device: False)
-    with FakeTensorMode(), torch.no_grad(), no_triton, torch.device(device):
+    with FakeTensorMode(), torch.no_grad(), torch.device(device):
         model = make_model(family)
         inputs = build_inputs(SHAPES[media], model.config, 2, None, torch.device(device), torch.float32)
         with Copies() as copies:  # reading a value would raise: a fake tensor has none

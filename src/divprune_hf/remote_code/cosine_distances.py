@@ -164,8 +164,8 @@ def multiplies_halves(features: torch.Tensor) -> bool:
 @torch.compiler.assume_constant_result
 def float32_products_are_exact() -> bool:
     """Whether the process keeps float32 matrix products in float32, however it says so."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    precisions = {getattr(backend, "fp32_precision", "unknown") for backend in backends}
-    if "unknown" in precisions:  # before torch 2.9
+    try:
         return torch.get_float32_matmul_precision() == "highest"
-    return precisions <= {"none", "ieee"}
+    except RuntimeError:  # it does not know what the settings of torch 2.9 say
+        backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        return all(backend.fp32_precision in ("none", "ieee") for backend in backends)

@@ -98,7 +98,8 @@ def compiled_programs():
 def runs_on(distances: torch.Tensor) -> bool:
     """Whether the programs can take these distances, of shape `(images, M, M)`, where they are."""
     return (
-        distances.device.type == "cuda"
+        type(distances) is torch.Tensor  # not one without values, as tracing and planning of memory use
+        and distances.device.type == "cuda"
         and distances.shape[-1] <= LARGEST_PROGRAM
         and not torch.compiler.is_compiling()
         and can_launch_on(distances.device)
