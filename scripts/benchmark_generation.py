@@ -15,13 +15,11 @@ import contextlib
 import json
 import statistics
 import time
-from datetime import date
-from pathlib import Path
 
 import torch
 import transformers
 from generation_shapes import NUM_TEXT_TOKENS, SHAPES, build_inputs, build_models
-from machine import hardware, versions
+from machine import write_run
 from measuring import peak_memory, synchronize
 from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
 
@@ -218,11 +216,7 @@ def main():
         "\n" + "\n".join(f"{name}: {json.dumps({k: round(v, 3) for k, v in r.items()})}" for name, r in ratios.items())
     )
     if options.json:
-        about = {"versions": versions(), "hardware": hardware(options.device), "threads": options.threads}
-        about["date"] = str(date.today())
-        Path(options.json).write_text(
-            json.dumps({"rows": rows, "ratios": ratios, **about}, indent=2) + "\n", encoding="utf-8"
-        )
+        write_run(options.json, {"rows": rows, "ratios": ratios}, options.device)
     if options.png:
         draw(rows, options.png)
 

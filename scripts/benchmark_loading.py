@@ -14,12 +14,11 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import torch
 from generation_shapes import LLAMA_TINY, SHAPES, build_models
-from machine import hardware, versions
+from machine import write_run
 
 from divprune_hf import convert_checkpoint
 
@@ -80,9 +79,7 @@ def main():
         print("| {path} | {parameters} | {seconds:.2f} |".format(**row), f"{row['peak_bytes'] / 1e6:.0f} |")
     print("\nvariant over base:", json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
     if options.json:
-        about = {"versions": versions(), "hardware": hardware(), "date": str(date.today())}
-        text = json.dumps({"rows": rows, "ratios": ratios, **about}, indent=2)
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
+        write_run(options.json, {"rows": rows, "ratios": ratios})
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ import statistics
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 from unittest import mock
 
 import torch
-from machine import hardware, versions
+from machine import write_run
 
 from divprune_hf.remote_code import max_min_diversity_triton
 from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
@@ -184,9 +183,7 @@ def main():
     for shape in options.long:
         report(measure_alone(shape, options.device, options.threads))
     if options.json:
-        about = {"versions": versions(), "hardware": hardware(options.device), "threads": options.threads}
-        about["date"] = str(date.today())
-        Path(options.json).write_text(json.dumps({"rows": rows, **about}, indent=2) + "\n", encoding="utf-8")
+        write_run(options.json, {"rows": rows}, options.device)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What a figure was measured on: hardware and versions, for the files that hold it."""
 
+import json
 import os
 import platform
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -29,3 +31,10 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def write_run(file, figures: dict, device: torch.device | str = "cpu") -> None:
+    """Write `figures` as JSON, with the hardware, the versions, torch's threads and the date."""
+    about = {"versions": versions(), "hardware": hardware(device), "threads": torch.get_num_threads()}
+    text = json.dumps({**figures, **about, "date": str(date.today())}, indent=2)
+    Path(file).write_text(text + "\n", encoding="utf-8")

@@ -10,18 +10,15 @@ wherever a part begins or ends, so what would overlap does not.
 
 import argparse
 import contextlib
-import json
 import statistics
 import time
 from collections import defaultdict
-from datetime import date
-from pathlib import Path
 from unittest import mock
 
 import torch
 import transformers
 from generation_shapes import SHAPES, build_inputs, build_models
-from machine import hardware, versions
+from machine import write_run
 from measuring import synchronize
 
 from divprune_hf.remote_code import cosine_distances, max_min_diversity, pruning_divprune
@@ -137,9 +134,7 @@ def main():
     for row in rows:
         print("| {shape} | {batch} | {budget} | {part} | {milliseconds:.2f} |".format(**row))
     if options.json:
-        about = {"versions": versions(), "hardware": hardware(options.device), "threads": options.threads}
-        about["date"] = str(date.today())
-        Path(options.json).write_text(json.dumps({"rows": rows, **about}, indent=2) + "\n", encoding="utf-8")
+        write_run(options.json, {"rows": rows}, options.device)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Random batches of images of different sizes, and the Triton program against torch on the same distances.
+"""Random batches of images of different sizes, and the Triton programs against torch on the same features.
 
     TRITON_INTERPRET=1 python tests/ragged_batches.py [NUM_BATCHES]
 
-runs the program in Triton's interpreter on a CPU. It must be set before Triton is imported, hence a process of its own.
+runs them in Triton's interpreter on a CPU. It must be set before Triton is imported, hence a process of its own.
 """
 
 import math

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_answers import greedy, load
 from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
+from transformers import LlamaForCausalLM
 from transformers.generation import GenerationMixin
 
 from divprune_hf import select_diverse_tokens
@@ -92,14 +93,19 @@ def test_a_prefill_in_parts_answers_as_one_at_once(case):
     assert greedy(model, inputs, prefill_chunk_size=8) == greedy(model, inputs)
 
 
-def test_a_model_that_drafts_changes_no_answer(case):
+@pytest.mark.parametrize("drafting", ["the same model", "its language model alone"])
+def test_a_model_that_drafts_changes_no_answer(case, drafting):
     model, processor = load(case.checkpoint)
     row = {name: values[:1] for name, values in case.media.items()}
     inputs = processor(**row, text=case.texts[0], return_tensors="pt")
     arguments = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [IMAGE_TOKEN_ID, VIDEO_TOKEN_ID]}
     answer = model.generate(**inputs, **arguments)
-    drafting, _ = load(case.checkpoint)
-    assert torch.equal(model.generate(**inputs, **arguments, assistant_model=drafting), answer)
+    assistant, _ = load(case.checkpoint)
+    if drafting != "the same model":
+        language_model = LlamaForCausalLM(model.config.text_config).eval()
+        language_model.model, language_model.lm_head = assistant.model.language_model, assistant.lm_head
+        assistant = language_model
+    assert torch.equal(model.generate(**inputs, **arguments, assistant_model=assistant), answer)
 
 
 def test_several_answers_per_prompt_follow_each_row(case):

@@ -173,10 +173,14 @@ def test_both_key_layouts_load_whole(make_checkpoint, layout):
 )
 def test_tokens_are_packed_as_the_stock_model_packs_them(inner_model, sizes, with_newline):
     generator = torch.Generator().manual_seed(0)
-    num_views = num_views_of_images(inner_model.config, sizes)
-    features = [torch.randn(views, NUM_IMAGE_TOKENS, 32, generator=generator) for views in num_views]
+    shapes = [(views, NUM_IMAGE_TOKENS, 32) for views in num_views_of_images(inner_model.config, sizes)]
+    features = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
     features.append(features[0][:1])  # a picture that has no crops
     arguments = features, [*sizes, (24, 24)], "default", inner_model.image_newline if with_newline else None
     packed, lengths = inner_model.pack_image_features(*arguments)
     expected, expected_lengths = LlavaNextModel.pack_image_features(inner_model, *arguments)
     assert all(map(torch.equal, packed, expected)) and lengths.tolist() == expected_lengths.tolist()
+    weights = torch.randn(sum(map(len, packed)), 32, generator=generator)
+    trained = [*features, *([inner_model.image_newline] if with_newline else [])]
+    gradients = [torch.autograd.grad((torch.cat(rows) * weights).sum(), trained) for rows in (packed, expected)]
+    torch.testing.assert_close(*gradients)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from devices import needs_cuda_build, needs_gpu
 from generation_shapes import Shape, build_inputs
 from tiny_models import FAMILY_CLASSES, tiny_config
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,7 +27,7 @@ CASES = [
     ("llava_next_video", "llava_next_video"),
 ]
 READS = {"item", "tolist", "cpu", "numpy", "nonzero", "masked_select", "equal"}
-READS |= {"__bool__", "__int__", "__float__", "__index__"}
+READS |= {"__bool__", "__int__", "__float__", "__index__", "unique", "repeat_interleave"}
 
 
 def pruned_model(family):
@@ -63,7 +64,9 @@ class Reads(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
-        picks_by_mask = name == "__getitem__" and getattr(args[1], "dtype", None) == torch.bool
+        indices = args[1] if name in ("__getitem__", "__setitem__") else ()
+        indices = indices if isinstance(indices, tuple) else (indices,)
+        picks_by_mask = any(getattr(index, "dtype", None) == torch.bool for index in indices)
         if self.watching and (name in READS or picks_by_mask):
             self.seen.append(name)
         return function(*args, **(kwargs or {}))
@@ -119,9 +122,10 @@ class Copies(TorchDispatchMode):
 
 def copies_of(make_model, family, media, device, **budget):
     """The copies of one look at an image or a video on a device that need not be here."""
-    with FakeTensorMode(), torch.no_grad(), torch.device(device):
-        model = make_model(family)
-        inputs = build_inputs(SHAPES[media], model.config, 2, None, torch.device(device), torch.float32)
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device(device):
+            model = make_model(family)
+            inputs = build_inputs(SHAPES[media], model.config, 2, None, torch.device(device), torch.float32)
         with Copies() as copies:  # reading a value would raise: a fake tensor has none
             if media == "llava_next_video":
                 model.model.get_video_features(inputs["pixel_values_videos"], **budget)
@@ -129,10 +133,6 @@ def copies_of(make_model, family, media, device, **budget):
                 sizes = {"image_sizes": [[48, 48], [48, 48]]} if media == "llava_next" else {}
                 model.model.get_image_features(inputs["pixel_values"], **sizes, **budget)
     return copies.seen
-
-
-# Fake tensors on a GPU need none, but a build of torch that knows what one is.
-needs_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda_build)])
@@ -147,7 +147,7 @@ def test_what_the_stock_model_copies_is_seen():
     assert copies_of(stock_model, "llava_next", "llava_next", "cuda") != []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@needs_gpu
 @pytest.mark.parametrize("call", [generate, forward])
 @pytest.mark.parametrize(("family", "media"), CASES)
 def test_a_gpu_is_never_waited_for_between_the_towers(family, media, call):

@@ -4,6 +4,7 @@ from unittest import mock
 
 import pytest
 import torch
+from devices import needs_cuda_build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_batches import ragged_batch
@@ -11,26 +12,30 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from divprune_hf import select_diverse_tokens
+from divprune_hf.remote_code import cosine_distances as module
 from divprune_hf.remote_code import max_min_diversity
-from divprune_hf.remote_code.cosine_distances import cosine_distances
+from divprune_hf.remote_code.cosine_distances import cosine_distances, gram_matrices, row_statistics
 from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
 
 
 pytestmark = pytest.mark.modeling
-# Fake tensors on a GPU need none, but a build of torch that knows what one is.
-needs_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
     order=st.sampled_from(["raster", "selection"]),
-    largest_batch=st.sampled_from([0, 10_000, 2**20]),
+    largest_batch=st.sampled_from([0, 10_000, 2**20]),  # apart, in parts, together
+    scaled_together=st.sampled_from([0, 2**18]),
+    rows_per_product=st.sampled_from([40, 144]),
 )
-def test_each_image_of_a_batch_is_selected_as_alone(seed, order, largest_batch):
+def test_each_image_of_a_batch_is_selected_as_alone(seed, order, largest_batch, scaled_together, rows_per_product):
     features, kept = ragged_batch(seed)
-    expected = [select_diverse_tokens(image, count, order) for image, count in zip(features, kept)]
-    with mock.patch.dict(max_min_diversity.LARGEST_BATCH, {"cpu": largest_batch}):  # apart, in parts, together
+    with (
+        mock.patch.dict(max_min_diversity.LARGEST_BATCH, {"cpu": largest_batch}),
+        mock.patch.multiple(module, SCALED_TOGETHER=scaled_together, ROWS_PER_PRODUCT=rows_per_product),
+    ):
+        expected = [select_diverse_tokens(image, count, order) for image, count in zip(features, kept)]
         assert all(map(torch.equal, select_diverse_tokens_of_images(features, kept, order), expected))
 
 
@@ -69,19 +74,20 @@ class Launches(TorchDispatchMode):
 
 
 @needs_cuda_build
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_one_more_image_costs_a_gpu_one_more_launch_of_the_distances(dtype):
+@pytest.mark.skipif(not module.MULTIPLIES_HALVES_INTO_FLOAT32, reason="needs torch 2.8")
+def test_one_more_image_costs_a_gpu_one_more_launch_of_the_distances():
     """The product. Launches are what so little arithmetic costs there."""
 
     def launches(num_images):
-        features = [torch.randn(576, 64, device="cuda", dtype=dtype) for _ in range(num_images)]
-        with Launches() as launched:
+        features = [torch.randn(576, 64, device="cuda", dtype=torch.bfloat16) for _ in range(num_images)]
+        with Launches() as with_torch:
             cosine_distances(features)
-        return launched.number
+        with Launches() as before_triton:
+            row_statistics(gram_matrices(features).diagonal(dim1=1, dim2=2))
+        return with_torch.number, before_triton.number + 1
 
     with FakeTensorMode():
-        assert launches(2) <= 30
-        assert launches(32) == launches(2) + 30
+        assert [launches(num_images) for num_images in (2, 8, 32)] == [(28 + n, 18 + n) for n in (2, 8, 32)]
 
 
 @pytest.mark.parametrize("order", ["raster", "selection"])
@@ -90,6 +96,34 @@ def test_batched_selection_compiles_without_graph_breaks(order):
     compiled = torch.compile(select_diverse_tokens_of_images, fullgraph=True, backend="aot_eager")
     expected = select_diverse_tokens_of_images(features, [9, 20, 7], order)
     assert all(map(torch.equal, compiled(features, [9, 20, 7], order), expected))
+
+
+def test_images_of_very_different_sizes_go_apart():
+    """Padded to the largest they would take many times their memory."""
+    features = [torch.randn(m, 16, generator=torch.Generator().manual_seed(m)) for m in (300, *range(20, 30))]
+    sizes = []
+
+    def selected(images):
+        sizes.append(list(map(len, images)))
+        return cosine_distances(images)
+
+    with mock.patch.object(max_min_diversity, "cosine_distances", selected):
+        picks = select_diverse_tokens_of_images(features, [5] * 11)
+    assert sorted(size for part in sizes for size in part) == [*range(20, 30), 300] and 1 < len(sizes) < 11
+    assert all(torch.equal(row, select_diverse_tokens(image, 5)) for row, image in zip(picks, features))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_picks_train_in_a_compiled_graph(backend):
+    """Selection runs without autograd, and what it returns can be part of a graph that is differentiated."""
+    features = torch.randn(60, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def loss(features):
+        return features.index_select(0, select_diverse_tokens(features, 9)).pow(2).sum()
+
+    runs = loss, torch.compile(loss, backend=backend)
+    gradients = [torch.autograd.grad(run(features), features)[0] for run in runs]
+    assert (gradients[0] != 0).any(1).sum() == 9 and torch.equal(*gradients)
 
 
 def test_budgets_that_do_not_fit_the_images_are_refused():

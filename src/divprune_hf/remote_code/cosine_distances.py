@@ -60,7 +60,7 @@ def cosine_distances(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.
 
 
 def gram_matrices(features: list[torch.Tensor]) -> torch.Tensor:
-    """The products of all rows of each image, scaled by `row_scale`: of shape `(images, M, M)`, NaN where padded."""
+    """The products of all scaled rows of each image, of shape `(images, M, M)`: NaN where padded."""
     sizes = [len(image) for image in features]
     shape, dtype, device = (len(sizes), max(sizes), max(sizes)), distance_dtype(features[0]), features[0].device
     products = torch.empty(shape, dtype=dtype, device=device)
@@ -71,8 +71,9 @@ def gram_matrices(features: list[torch.Tensor]) -> torch.Tensor:
     together = products.is_cuda or sum(image.numel() for image in features) <= SCALED_TOGETHER
     for group in [features] if together else [[image] for image in features]:
         rows = torch.cat(group) if len(group) > 1 else group[0]
-        for image in scaled_rows(rows, row_scale(rows, dtype)).split([len(image) for image in group]):
-            # Each image's own product, not a batched one: the kernel that it gets alone, and so the same picks.
+        rows = rows if needs_no_scaling(rows) else scaled_rows(rows, row_scale(rows, dtype))
+        for image in rows.split([len(image) for image in group]):
+            # Each image's own product, not a batched one: on a CPU it is summed as when the image is alone.
             gram_matrix_(next(matrices)[: len(image), : len(image)], image)
     return products
 
@@ -84,7 +85,7 @@ def row_scale(features: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     features exact in float32; dividing by the norm before the product would not.
     """
     limit = 2.0**126 if dtype == torch.float32 else 2.0**1022
-    largest = torch.maximum(features.amax(dim=1), -features.amin(dim=1)).to(dtype).clamp_(1 / limit, limit)
+    largest = torch.maximum(features.amax(dim=1), -features.amin(dim=1)).to(dtype).clamp_(1 / limit, limit / 2)
     # x = mantissa * 2**exponent, so this quotient is 2**-exponent, without rounding.
     return torch.frexp(largest).mantissa / largest
 
@@ -104,10 +105,14 @@ def row_statistics(squared_norms: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 def scaled_rows(features: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The rows of `features` times `scale`, in the dtype in which they are multiplied with each other."""
-    if multiplies_halves(features):
-        # Products of float16 stay far from the ends of float32: they need no scaling, which could underflow.
-        return features if features.dtype == torch.float16 else features * scale.to(features.dtype).unsqueeze(1)
-    return features * scale.unsqueeze(1)
+    if needs_no_scaling(features):
+        return features
+    return features * (scale.to(features.dtype) if multiplies_halves(features) else scale).unsqueeze(1)
+
+
+def needs_no_scaling(features: torch.Tensor) -> bool:
+    """Products of float16 in float32 stay far from its ends, and scaling in float16 could underflow."""
+    return features.dtype == torch.float16 and multiplies_halves(features)
 
 
 def gram_matrix_(out: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

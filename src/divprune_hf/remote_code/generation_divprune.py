@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `generate` asks of a pruned model: its images and videos go along when rows are repeated."""
 
+import inspect
+
 import torch
 
 from .pruning_divprune import MODALITIES, check_fit, to_counts
@@ -42,6 +44,14 @@ class DivPruneHeadMixin:
         return super()._maybe_prepare_encoder_kwargs_for_generation(
             inputs_tensor, model_kwargs, model_input_name, generation_config
         )
+
+    def _get_candidate_generator(self, *, model_kwargs, assistant_model=None, **kwargs):
+        """As the parent's, but a model that drafts is handed images and their counts only if it takes them."""
+        if assistant_model is not None:
+            taken = inspect.signature(assistant_model.forward).parameters
+            ours = {name for kind in MODALITIES for name in (kind.pixels, kind.counts, *kind.companions)}
+            model_kwargs = {k: v for k, v in model_kwargs.items() if k in taken or k not in ours}
+        return super()._get_candidate_generator(model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs)
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """As the parent's, but a row with several images gets them all again: [a, b] -> [a, b, a, b].

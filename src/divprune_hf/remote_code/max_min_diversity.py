@@ -25,6 +25,8 @@ from .token_budget import check_order
 LARGEST_MATRIX = {"cpu": 8192**2, "cuda": 20480**2}
 # Up to this many, the images of a batch go together. A CPU gains while all of it stays in its caches: on small images.
 LARGEST_BATCH = {"cpu": 2**20, "cuda": 20480**2}
+# Images of so different sizes that padding multiplies their distances by more than this go apart.
+MOST_PADDING = 4
 
 
 def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = "raster") -> torch.Tensor:
@@ -72,21 +74,25 @@ def select_diverse_tokens_of_images(
     ascending = order == "raster"
     kept = [min(max(count, 1), len(image)) for image, count in zip(features, num_tokens)]
     pruned = [i for i, image in enumerate(features) if not ascending or kept[i] < len(image)]
+    pruned.sort(key=lambda i: len(features[i]))  # neighbours are of similar size
     with torch.inference_mode():  # without what autograd adds to each call, a tenth of a small selection
         picks = pick_tokens([features[i] for i in pruned], [kept[i] for i in pruned], ascending)
-    picks_of = dict(zip(pruned, picks))
+    # Copied, since autograd takes no tensors from inference mode: indices of a tensor that is trained, for example.
+    picks_of = dict(zip(pruned, torch.cat(picks).split([len(row) for row in picks]))) if picks else {}
     return [
-        picks_of[i].clone() if i in picks_of else torch.arange(len(image), device=image.device)
+        picks_of[i] if i in picks_of else torch.arange(len(image), device=image.device)
         for i, image in enumerate(features)
     ]
 
 
 def pick_tokens(features: list[torch.Tensor], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
-    """The picks of each image, by the way that suits the device and the number of tokens."""
+    """The picks of each image, by the way that suits the device and the number of tokens; images ascend in size."""
     if not features:
         return []
-    device, num_distances = features[0].device.type, len(features) * max(map(len, features)) ** 2
-    if len(features) > 1 and num_distances > LARGEST_BATCH.get(device, LARGEST_BATCH["cpu"]):
+    device, num_distances = features[0].device.type, len(features) * len(features[-1]) ** 2
+    unpadded = sum(len(image) ** 2 for image in features)
+    most_together = min(LARGEST_BATCH.get(device, LARGEST_BATCH["cpu"]), MOST_PADDING * unpadded)
+    if len(features) > 1 and num_distances > most_together:
         half = len(features) // 2
         first = pick_tokens(features[:half], num_tokens[:half], ascending)
         return first + pick_tokens(features[half:], num_tokens[half:], ascending)

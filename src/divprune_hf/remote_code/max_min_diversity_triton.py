@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a GPU does after the matrix products of `cosine_distances.py`: two Triton programs, each one launch for a batch.
 
-One turns products into distances, which torch makes in eight passes over the matrices. The other is the greedy loop of
+One turns products into distances, which torch makes in seven passes over the matrices. The other is the greedy loop of
 `max_min_diversity.py`, one program per image: launched step by step, as torch does it, its K dependent steps cost more
 than their arithmetic. Both give what torch gives, bit for bit. Triton is optional, and imported when the first features
 arrive on a GPU.
@@ -32,8 +32,7 @@ def distances_program(
     TOKENS: tl.constexpr,  # a power of two, at least M
 ):
     """One row: the same operations in the same order as torch's, and so the same distances bit for bit."""
-    row = tl.program_id(0)
-    first = tl.program_id(1) * size
+    first, row = tl.program_id(0) * size, tl.program_id(1)
     products += (first + row).to(tl.int64) * size
     token = tl.arange(0, TOKENS)
     inside = token < size
@@ -131,7 +130,7 @@ def to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, noise: f
     num_images, size = ceiling.shape
     nearest, block = torch.empty_like(ceiling), power_of_two(size)
     with torch.cuda.device_of(products):  # Triton launches on the current device, whatever it is given
-        compiled_programs()[0][(size, num_images)](
+        compiled_programs()[0][(num_images, size)](
             products,
             inverse_norm,
             is_zero,
