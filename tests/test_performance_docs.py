@@ -31,6 +31,8 @@ def test_the_readme_has_the_figures_of_the_runs():
     sentence = f"{ratios['stock_prefill_over_ours']:.1f} times as fast with a tenth of them, at "
     sentence += f"{ratios['prefill_over_oracle']:.2f} times the time of an"
     assert sentence in " ".join(README.split())
+    (video,) = (row for row in read("selection")["rows"] if row["tokens"] == 18432 and row["path"] == "torch")
+    assert f"in {video['bytes_beyond_input'] / 1e6:.0f} MB beyond its features" in README
     over_gram = {(row["tokens"], row["kept"], row["path"]): row["over_gram"] for row in read("selection")["rows"]}
     for tokens, kept in ((576, 56), (1152, 115), (2880, 282), (4608, 461)):
         cells = [f"{tokens}, {kept}", *(f"{over_gram[tokens, kept, path]:.2f}" for path in ("naive", "torch"))]
