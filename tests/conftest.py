@@ -55,6 +55,30 @@ def family(make_checkpoint):
     return make_checkpoint()
 
 
+@dataclass(frozen=True)
+class Case:
+    """A tiny checkpoint of a family, and prompts that use all it takes."""
+
+    family: str
+    checkpoint: Checkpoint
+    texts: list
+    media: dict
+
+    def inputs(self, processor, **kwargs):
+        return processor(**self.media, text=self.texts, padding=True, return_tensors="pt", **kwargs)
+
+
+@pytest.fixture(scope="module", params=["llava", "llava_next", "llava_next_video"])
+def case(request, make_checkpoint, photos):
+    """Each family in turn: two rows, each with a picture and, where the family takes them, a video."""
+    pictures = [photos[0].resize((40, 90)), photos[1]]
+    texts, media = ["w1 <image> w2", "w9 <image> w2 w3"], {"images": pictures}
+    if request.param == "llava_next_video":
+        clips = request.getfixturevalue("clips")
+        texts, media = [f"{text} <video> w7" for text in texts], {"images": pictures, "videos": clips[:2]}
+    return Case(request.param, make_checkpoint(family=request.param), texts, media)
+
+
 @pytest.fixture(scope="session")
 def photos():
     """Two real photos, which scikit-image carries."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_max_min_diversity import is_greedy
-from tiny_answers import assert_loads_as_remote_code, greedy, load
+from tiny_answers import assert_loads_as_remote_code, features_in, greedy, load
 from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextVideoForConditionalGeneration
 
@@ -96,8 +96,8 @@ def test_pruned_logits_are_those_of_the_stock_model_fed_the_kept_features(checkp
         reference = stock(**fed_with(stock, inputs, kept_images, kept_videos)).logits
         others = stock(**fed_with(stock, inputs, kept_images, [f[:11] for f in video_features])).logits
     assert torch.equal(outputs.logits, reference) and not torch.equal(outputs.logits, others)
-    assert torch.equal(outputs.image_hidden_states, torch.cat(kept_images))
-    assert torch.equal(outputs.video_hidden_states, torch.cat(kept_videos))
+    assert torch.equal(features_in(outputs), torch.cat(kept_images))
+    assert torch.equal(features_in(outputs, "video"), torch.cat(kept_videos))
     tuples = model(**inputs, return_dict=False)
     assert torch.equal(tuples[0], reference)
 
@@ -162,7 +162,7 @@ def test_the_processors_counts_win_over_the_models_config(checkpoint, mixed, cli
     without = processor(videos=clips[0], text=PROMPT, video_num_tokens=30, return_tensors="pt")
     del without["num_video_tokens_kept"]
     with torch.no_grad():
-        assert model(**without).video_hidden_states.shape[0] == 30
+        assert len(features_in(model(**without), "video")) == 30
 
 
 def test_one_frame_answers(checkpoint, clips):

@@ -8,7 +8,7 @@ from tiny_models import IMAGE_TOKEN_ID, NUM_IMAGE_TOKENS
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from divprune_hf import DivPruneLlavaProcessor, set_budget
-from divprune_hf.remote_code.processing_divprune import HAS_IMAGE_HOOK
+from divprune_hf.remote_code.transformers_surface import HAS_IMAGE_HOOK
 
 
 pytestmark = pytest.mark.modeling

@@ -1,7 +1,7 @@
 """Loading tiny variants, and what they and the stock models answer."""
 
 import torch
-from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
+from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID, WIDTH
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
@@ -23,6 +23,17 @@ def fed_with(stock, inputs, kept_features):
     embeds = stock.get_input_embeddings()(inputs["input_ids"]).detach().clone()
     embeds[inputs["input_ids"] == IMAGE_TOKEN_ID] = torch.cat(kept_features)
     return {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+
+
+def features_in(outputs, modality="image"):
+    """The features that a model's output carries, (num_kept, width), whatever this release calls them.
+
+    Before transformers 5.24 they are one tensor, which may be flat; since then they are in the encoder's output.
+    """
+    encoder_outputs = getattr(outputs, f"{modality}_outputs", None)
+    features = getattr(outputs, f"{modality}_hidden_states") if encoder_outputs is None else encoder_outputs.pooler_output
+    features = features if isinstance(features, torch.Tensor) else torch.cat(list(features))
+    return features.reshape(-1, WIDTH)
 
 
 def greedy(model, inputs, **kwargs):

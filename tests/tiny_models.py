@@ -32,6 +32,7 @@ from transformers import (
 IMAGE_SIZE, PATCH_SIZE = 24, 4
 NUM_IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 VOCAB_SIZE = 99
+WIDTH = 32
 IMAGE_TOKEN_ID = 4
 VIDEO_TOKEN_ID = 5
 CHAT_TEMPLATE = (
@@ -67,7 +68,7 @@ FAMILY_ARGUMENTS = {
 
 
 def tiny_config(tower="clip", language="llama", family="llava"):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     vision_config = TOWER_CONFIGS[tower](**sizes, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
     text_config = LANGUAGE_CONFIGS[language](
         **sizes,

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many visual tokens a model keeps: `DivPruneConfig`, and one small config per model family that holds it."""
 
-import transformers
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
-from transformers.processing_utils import ProcessorMixin
 
 from .token_budget import check_budget, check_order, check_selector
+from .transformers_surface import TESTED_TRANSFORMERS, check_release
 
 
 DEFAULT_RETENTION_RATIO = 0.098
@@ -17,13 +16,7 @@ VIDEO_BUDGET = ("video_retention_ratio", "video_num_tokens")
 # Settings that config files name only where they differ from these: who runs DivPrune need not meet its baselines.
 UNWRITTEN = {"selector": "max_min", "seed": 0}
 
-# transformers 5.10 brought one place where placeholders are counted; 4.57 counts them in each processor's `__call__`.
-HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
-if not HAS_IMAGE_HOOK and not transformers.__version__.startswith("4.57."):
-    raise ImportError(
-        f"DivPrune models need transformers 4.57, or 5.10 and later; found {transformers.__version__}. "
-        "Run: pip install -U 'transformers>=5.10'"
-    )
+check_release()
 
 
 class DivPruneConfig(PretrainedConfig):

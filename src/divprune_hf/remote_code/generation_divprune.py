@@ -1,110 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `generate` asks of a pruned model: its images and videos go along when rows are repeated."""
+"""A pruned model that generates: prompts are compared with their images and counts before anything is encoded."""
 
 import inspect
+from typing import Any
 
 import torch
+from transformers import Cache, PretrainedConfig
 
-from .pruning_divprune import MODALITIES, check_fit, to_counts
-
-
-def inputs_of_each_row(modality, placeholders_per_row, counts):
-    """How many images (or videos) each row of a batch holds, given its placeholders and all kept counts in order."""
-    check_fit(sum(placeholders_per_row), sum(counts), modality)
-    inputs_per_row, current = [], 0
-    for num_placeholders in placeholders_per_row:
-        first, filled = current, 0
-        while filled < num_placeholders:
-            filled += counts[current]
-            current += 1
-        check_fit(num_placeholders, filled, modality)
-        inputs_per_row.append(current - first)
-    return inputs_per_row
+from .checkpoint_keys import read_base_checkpoints
+from .compat_generation import GenerationCompat
+from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Prompt, check_fit, inputs_of_each_row, to_counts
+from .pruning_divprune import overridden_config
+from .signatures import by_name, stock_base
+from .transformers_surface import HEAD_METHODS, check_parameters
 
 
-class DivPruneHeadMixin:
-    """What the families' models with a language modelling head share."""
+class DivPruneHeadMixin(GenerationCompat):
+    """What the families' models with a language modelling head share.
 
-    def select_image_tokens(self, *args, **kwargs):
+    A family names its inner model as `inner_class`.
+    """
+
+    inner_class: type
+    extended: dict[str, tuple[str, ...]] = {"forward": (IMAGE.counts,), "generate": ()}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        stock = stock_base(cls)
+        if stock is None:
+            return
+        for name, parameters in HEAD_METHODS.items():
+            check_parameters(stock, name, parameters)
+        for name, names in cls.extended.items():
+            setattr(cls, name, by_name(getattr(cls, name), getattr(stock, name), names))
+        read_base_checkpoints(cls, stock)
+
+    def __init__(self, config: PretrainedConfig, divprune_config: Any = None) -> None:
+        super().__init__(overridden_config(config, divprune_config))
+        # The stock constructor has made the stock inner model: the same weights and modules, without our methods.
+        self.model.__class__ = self.inner_class
+
+    def forward(self, **inputs: Any) -> Any:
+        """As the stock model's; the counts go on to the inner model."""
+        return super().forward(**inputs)
+
+    def select_image_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """See the inner model's `select_image_tokens`."""
         return self.model.select_image_tokens(*args, **kwargs)
 
-    def _maybe_prepare_encoder_kwargs_for_generation(
-        self, inputs_tensor, model_kwargs, model_input_name, generation_config
-    ):
-        """As the parent's where images are needed more than once, or in parts; elsewhere the prefill encodes them.
-
-        transformers 5.23 encodes them first and then reads the prompt on the host, which waits for the vision tower;
-        transformers 4.57 and 5.10 always encode in the prefill.
-        """
-        num_rows = max(generation_config.num_beams, generation_config.num_return_sequences)
-        has_parts = generation_config.prefill_chunk_size is not None
-        if num_rows == 1 and generation_config.use_cache and not has_parts:
-            return model_kwargs
-        return super()._maybe_prepare_encoder_kwargs_for_generation(
-            inputs_tensor, model_kwargs, model_input_name, generation_config
-        )
-
-    def _get_candidate_generator(self, *, model_kwargs, assistant_model=None, **kwargs):
-        """As the parent's, but a model that drafts is handed images and their counts only if it takes them."""
-        if assistant_model is not None:
-            taken = inspect.signature(assistant_model.forward).parameters
-            ours = {name for kind in MODALITIES for name in (kind.pixels, kind.counts, *kind.companions)}
-            model_kwargs = {k: v for k, v in model_kwargs.items() if k in taken or k not in ours}
-        return super()._get_candidate_generator(model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs)
-
-    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        """As the parent's, but a row with several images gets them all again: [a, b] -> [a, b, a, b].
-
-        transformers 4.57 repeats image by image ([a, a, b, b]), which hands a row the images of another.
-        """
-        repeated = {}
-        has_ids = input_ids is not None and input_ids.numel() > 0
-        prompt = (input_ids, None) if has_ids else (None, model_kwargs.get("inputs_embeds"))
+    def generate(self, **inputs: Any) -> Any:
+        """As the stock model's. Placeholders, counts and images that do not fit each other raise a `ValueError`."""
+        prompt_ids = inputs.get("input_ids", inputs.get("inputs"))
+        # The images of earlier turns are in the cache, those of a finished `inputs_embeds` in there.
+        has_cache = any(isinstance(value, Cache) for value in inputs.values()) or inputs.get("past_key_values")
+        if prompt_ids is None or inputs.get("inputs_embeds") is not None or has_cache:
+            return super().generate(**inputs)
+        encoded = inputs.get("mm_encoder_outputs") or {}
+        rows = {}
         for modality in MODALITIES:
-            encoded = (model_kwargs.get("mm_encoder_outputs") or {}).get(modality.name)
-            pixels = model_kwargs.get(modality.pixels)
-            if encoded is None and pixels is None:
-                # The images of earlier turns are in the cache, those of a finished `inputs_embeds` in there.
-                finished = any(model_kwargs.get(name) is not None for name in ("past_key_values", "inputs_embeds"))
-                if has_ids and not finished and hasattr(self.config, modality.token_id):
-                    check_fit(int(self.model._placeholders(modality, *prompt).sum()), 0, modality)
+            if not hasattr(self.config, modality.token_id) or encoded.get(modality.name) is not None:
                 continue
-            if expand_size == 1:
-                continue
-            placeholders = self.model._placeholders(modality, *prompt).sum(-1).tolist()
-            if encoded is not None:
-                # transformers 5 has encoded the images already and repeats them row by row, if the counts fit.
-                inputs_of_each_row(modality, placeholders, [len(features) for features in encoded.pooler_output])
-                continue
-            names = {modality.pixels, modality.counts, *modality.companions} & set(model_kwargs)
-            inputs = {name: model_kwargs.pop(name) for name in names}
-            order = repeated_order(modality, placeholders, inputs, expand_size)
-            repeated |= {k: None if v is None else torch.as_tensor(v)[order] for k, v in inputs.items()}
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
-        )
-        return input_ids, {**model_kwargs, **repeated}
+            placeholders = self.model._placeholders(modality, prompt_ids, None).sum(-1).tolist()
+            counts = to_counts(inputs.get(modality.counts), modality)
+            if inputs.get(modality.pixels) is None:
+                check_fit(sum(placeholders), 0, modality)
+            elif counts is not None:
+                inputs_of_each_row(placeholders, counts, modality)
+            rows[modality] = placeholders
+        told = PROMPT.set(Prompt(self.model, placeholders=rows))
+        try:
+            return super().generate(**inputs)
+        finally:
+            PROMPT.reset(told)
 
-
-def repeated_order(modality, placeholders_per_row, inputs, expand_size):
-    """Which image (or video) goes where when each row is repeated `expand_size` times: a list of their numbers."""
-    counts = to_counts(inputs.get(modality.counts))
-    if counts is None:
-        # Without counts they must be one to a row, or of one size, so that they share placeholders equally.
-        num_inputs, num_placeholders = len(inputs[modality.pixels]), sum(placeholders_per_row)
-        sizes_differ = any(inputs.get(name) is not None for name in modality.companions)
-        if sum(num > 0 for num in placeholders_per_row) == num_inputs:
-            counts = [num for num in placeholders_per_row if num > 0]
-        elif num_placeholders % num_inputs or sizes_differ:
-            raise ValueError(
-                f"Got {num_placeholders} {modality.name} placeholders for {num_inputs} {modality.name}s without "
-                f"`{modality.counts}`, expected the counts that the processor returned: pass them to `generate`."
+    def _get_candidate_generator(self, **arguments: Any) -> Any:
+        """As the stock model's, but a model that drafts is handed of our inputs only what it takes."""
+        drafter = arguments.get("assistant_model")
+        if drafter is not None:
+            not_taken = set(inspect.signature(self.forward).parameters) - set(
+                inspect.signature(drafter.forward).parameters
             )
-        else:
-            counts = [num_placeholders // num_inputs] * num_inputs
-    order, first = [], 0
-    for num_inputs in inputs_of_each_row(modality, placeholders_per_row, counts):
-        order += list(range(first, first + num_inputs)) * expand_size
-        first += num_inputs
-    return order
+            model_kwargs = arguments["model_kwargs"]
+            arguments["model_kwargs"] = {k: v for k, v in model_kwargs.items() if k not in not_taken}
+        return super()._get_candidate_generator(**arguments)
+
+
+class DivPruneVideoHeadMixin(DivPruneHeadMixin):
+    """What the heads of families that take videos share besides."""
+
+    extended = {**DivPruneHeadMixin.extended, "forward": (IMAGE.counts, VIDEO.counts)}
+
+    def select_video_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        """See the inner model's `select_video_tokens`."""
+        return self.model.select_video_tokens(*args, **kwargs)

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT's pictures of any resolution: how many views each has, and how their tokens become one sequence."""
 
+from typing import Any
+
 import torch
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from .prompt_counts import IMAGE, Modality
 
 
 def num_views_of_images(config, image_sizes):
@@ -31,6 +35,25 @@ def checked_image_sizes(config, pixel_values, image_sizes=None):
         f"Got image_sizes={sizes or image_sizes!r} for pixel_values of shape {tuple(pixel_values.shape)}, expected the "
         "height and width of each picture in pixels. Pass everything that the processor returned to the model."
     )
+
+
+class AnyResolutionMixin:
+    """What the inner models of LLaVA-NeXT and LLaVA-NeXT-Video share.
+
+    Modifications:
+    - `image_sizes` that do not fit the pixels raise one clear `ValueError`, and are read before the vision tower runs;
+    - `pack_image_features` does not wait for the vision tower.
+    """
+
+    def _checked_inputs(self, modality: Modality, inputs: dict[str, Any]) -> dict[str, Any]:
+        if modality is not IMAGE:
+            return inputs
+        sizes = checked_image_sizes(self.config, inputs["pixel_values"], inputs.get("image_sizes"))
+        return {**inputs, "image_sizes": sizes}
+
+    def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock model's, but nothing waits for the vision tower."""
+        return packed_without_waiting(super().pack_image_features, *args, **kwargs)
 
 
 def packed_without_waiting(pack, image_features, image_sizes, vision_feature_select_strategy, image_newline=None):

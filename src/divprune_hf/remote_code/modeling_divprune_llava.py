@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-1.5 that answers from the most diverse of its visual tokens."""
 
-from torch import nn
-from transformers import LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
+from transformers import LlavaForConditionalGeneration, LlavaModel
 
 # transformers 4.57 ships only the files that this one imports directly: all of them are named here.
 # ruff: noqa: F401
 from .baseline_selectors import select_baseline_tokens
+from .checkpoint_keys import read_base_checkpoints
+from .compat_generation import GenerationCompat
 from .configuration_divprune import DivPruneLlavaConfig
 from .cosine_distances import cosine_distances
 from .generation_divprune import DivPruneHeadMixin
-from .image_views import num_views_of_images
+from .image_views import AnyResolutionMixin
 from .max_min_diversity import select_diverse_tokens_of_images
 from .max_min_diversity_by_blocks import pick_by_blocks
 from .max_min_diversity_triton import pick_with_triton
-from .pruning_divprune import IMAGE, DivPruneModelMixin, extends, read_base_checkpoints
+from .no_waiting import PlaceholdersWithoutWaiting
+from .prompt_counts import Prompt
+from .pruning_divprune import DivPruneModelMixin
+from .signatures import by_name
 from .token_budget import keep_count
+from .transformers_surface import check_release
 
 
 class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
@@ -23,39 +28,13 @@ class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
 
     Modifications:
     - `get_image_features` returns the kept features of each image, (K, width), instead of all of them, (M, width);
-    - `forward` and `get_image_features` take `num_image_tokens_kept` (int64, `(num_images,)`), which the processor
-      writes; without it the budget is `config.divprune_config`;
+    - `forward` and the methods above take `num_image_tokens_kept` (int64, one count per image), which the
+      processor writes; without it the budget is `config.divprune_config`;
     - `select_image_tokens` is new;
-    - a prompt that does not fit the features raises one clear `ValueError`.
+    - a prompt that does not fit the features raises one clear `ValueError`, row by row.
     """
 
     config_class = DivPruneLlavaConfig
-
-    def __init__(self, config, divprune_config=None):
-        super().__init__(self._use(config, divprune_config))
-
-    @extends(LlavaModel.get_image_features, "num_image_tokens_kept")
-    def get_image_features(self, **kwargs):
-        return self._get_kept_features(IMAGE, super().get_image_features, **kwargs)
-
-    @extends(LlavaModel.get_image_features, "num_image_tokens_kept")
-    def select_image_tokens(self, **kwargs):
-        """Which visual tokens of each image are kept.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(num_images, channels, height, width)`).
-            num_image_tokens_kept (`torch.LongTensor` of shape `(num_images,)`, *optional*): the budget of each image;
-                without it `config.divprune_config` decides.
-
-        Returns:
-            A list with one `torch.LongTensor` of shape `(K,)` per image: indices into its M visual tokens, ascending
-            or in the order of picking, as `config.divprune_config.order` says.
-        """
-        return self._select_tokens(IMAGE, super().get_image_features, **kwargs)
-
-    @extends(LlavaModel.forward, "num_image_tokens_kept")
-    def forward(self, **kwargs):
-        return self._forward_with_kept_features(super().forward, **kwargs)
 
 
 class DivPruneLlavaForConditionalGeneration(DivPruneHeadMixin, LlavaForConditionalGeneration):
@@ -65,24 +44,9 @@ class DivPruneLlavaForConditionalGeneration(DivPruneHeadMixin, LlavaForCondition
     - the inner model is `DivPruneLlavaModel`;
     - `forward` and `generate` take `num_image_tokens_kept`;
     - `select_image_tokens` is new;
-    - beams and several answers per prompt repeat the images of a row together;
-    - `generate` of transformers 5.23 encodes images in the prefill, where they are needed once;
-    - `<image>` in a prompt without pixels is refused by `generate`.
+    - `generate` compares the placeholders of each row with images and counts before it encodes anything;
+    - before transformers 5.23, beams and several answers per prompt repeat the images of a row together.
     """
 
     config_class = DivPruneLlavaConfig
-
-    def __init__(self, config, divprune_config=None):
-        # Not the parent's: it would build the stock inner model first.
-        LlavaPreTrainedModel.__init__(self, config)
-        self.model = DivPruneLlavaModel(config, divprune_config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
-
-    @extends(LlavaForConditionalGeneration.forward, "num_image_tokens_kept")
-    def forward(self, **kwargs):
-        return super().forward(**kwargs)
-
-
-read_base_checkpoints(DivPruneLlavaModel, "LlavaModel")
-read_base_checkpoints(DivPruneLlavaForConditionalGeneration, "llava")
+    inner_class = DivPruneLlavaModel

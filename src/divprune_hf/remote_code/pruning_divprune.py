@@ -1,83 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one seam with transformers: all visual tokens in, the kept ones out, and every count checked.
+"""The seam with transformers: the stock `forward` asks `self.get_image_features`, and gets the kept features alone.
 
-Counts travel as `num_image_tokens_kept` and `num_video_tokens_kept` from the processor through `generate` and `forward`
-to `get_image_features` and `get_video_features`; without them the model's own config decides. Everything after the seam
-is the stock model on a shorter sequence.
+That the inner model's forward calls this method, and puts what it returns where the placeholders are, in order, is
+what no release of transformers has changed. Counts come from the processor as `num_image_tokens_kept` and
+`num_video_tokens_kept`; without them the model's own config decides. Everything behind is the stock model.
 """
 
-import functools
-import inspect
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from .baseline_selectors import select_baseline_tokens
-from .configuration_divprune import HAS_IMAGE_HOOK, DivPruneConfig
-from .image_views import checked_image_sizes
+from .checkpoint_keys import read_base_checkpoints
+from .configuration_divprune import DivPruneConfig
 from .max_min_diversity import select_diverse_tokens_of_images
+from .no_waiting import PlaceholdersWithoutWaiting
+from .prompt_counts import (
+    IMAGE,
+    MODALITIES,
+    PROMPT,
+    VIDEO,
+    Modality,
+    Prompt,
+    check_fit,
+    inputs_of_each_row,
+    prompt_of,
+    to_counts,
+)
+from .signatures import by_name, stock_base
 from .token_budget import keep_count
+from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS, check_parameters
 
 
-# What the parents' `forward` hands on to the methods that make features.
-ENCODER_ARGUMENTS = {"vision_feature_layer", "vision_feature_select_strategy"}
+Features = list[torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Modality:
-    """What transformers calls the inputs of one kind, and where `DivPruneConfig` has their budget."""
-
-    name: str
-    pixels: str
-    companions: frozenset
-    budget: str
-
-    @property
-    def counts(self):
-        return f"num_{self.name}_tokens_kept"
-
-    @property
-    def token_id(self):
-        return f"{self.name}_token_id"
-
-
-IMAGE = Modality("image", "pixel_values", frozenset({"image_sizes"}), "budget")
-VIDEO = Modality("video", "pixel_values_videos", frozenset(), "video_budget")
-MODALITIES = (IMAGE, VIDEO)
-
-
-def extends(parent_method, *names):
-    """Decorate an override that takes its parent's arguments and, by name, `names`; it receives all of them by name.
-
-    The signature says so too: `generate`, its check of unused arguments and `Trainer` read signatures.
-    """
-    parent = inspect.signature(parent_method)
-    positional = [name for name in parent.parameters if name != "self"]
-    parameters = list(parent.parameters.values())
-    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
-    wildcard = [parameters.pop()] if parameters[-1].kind == inspect.Parameter.VAR_KEYWORD else []
-
-    def decorate(method):
-        @functools.wraps(parent_method)
-        def override(self, *args, **kwargs):
-            if len(args) > len(positional):
-                raise TypeError(f"{method.__name__}() takes {len(positional)} positional arguments, got {len(args)}.")
-            return method(self, **dict(zip(positional, args)), **kwargs)
-
-        override.__name__, override.__qualname__ = method.__name__, method.__qualname__
-        override.__doc__ = method.__doc__ or parent_method.__doc__
-        override.__signature__ = parent.replace(parameters=[*parameters, *added, *wildcard])
-        return override
-
-    return decorate
-
-
-def to_counts(num_tokens_kept):
-    """Kept counts as a list of ints, or None. The one place where they are read from a device."""
-    return num_tokens_kept.flatten().tolist() if isinstance(num_tokens_kept, torch.Tensor) else num_tokens_kept
-
-
-def feature_list(outputs):
+def feature_list(outputs: Any) -> Features:
     """The features of each image or video, (M, width): transformers 4.57 returns them bare, 5 in an output.
 
     A video comes as (frames, M / frames, width) where it was not flattened yet.
@@ -86,56 +46,134 @@ def feature_list(outputs):
     return [features.flatten(0, -2) for features in (outputs if bare else outputs.pooler_output)]
 
 
-def check_fit(num_placeholders, num_features, modality=IMAGE):
-    """Raise the one error that says that prompt and features do not belong together."""
-    if num_placeholders != num_features:
-        raise ValueError(
-            f"Got {num_placeholders} {modality.name} placeholders in the prompt for {num_features} kept visual tokens, "
-            "expected as many. Use the processor that was saved with this model (AutoProcessor.from_pretrained on the "
-            f"same folder or repo), and pass everything it returns to the model, `{modality.counts}` included."
-        )
+def overridden_config(config: PretrainedConfig, divprune_config: Any) -> PretrainedConfig:
+    """`from_pretrained(..., config=config, divprune_config=...)` and `pipeline` hand the override to `__init__`."""
+    if divprune_config is not None:
+        blocks = config.divprune_config, divprune_config
+        config.divprune_config = DivPruneConfig.merged(*blocks, takes_videos=config.takes_videos)
+    return config
 
 
-class DivPruneModelMixin:
-    """What the families' inner models share.
+class DivPruneModelMixin(PlaceholdersWithoutWaiting):
+    """What the families' inner models share; each takes what its stock class takes, and the kept counts."""
 
-    A family overrides `get_image_features`, `select_image_tokens`, `forward` and, where it takes videos, their
-    counterparts for videos, under its parent's signatures, and passes the parent's method to the helpers below.
-    """
+    extended = {
+        "forward": (IMAGE.counts,),
+        "get_image_features": (IMAGE.counts,),
+        "select_image_tokens": (IMAGE.counts,),
+        "get_placeholder_mask": (),
+    }
+    stock_methods = {"select_image_tokens": "get_image_features"}
+    needed_methods = (INNER_METHODS,)
 
-    def _use(self, config, divprune_config):
-        """`from_pretrained(..., config=config, divprune_config=...)` and `pipeline` hand the override to `__init__`."""
-        if divprune_config is not None:
-            blocks = config.divprune_config, divprune_config
-            config.divprune_config = DivPruneConfig.merged(*blocks, takes_videos=config.takes_videos)
-        return config
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        stock = stock_base(cls)
+        if stock is None:
+            return
+        for methods in cls.needed_methods:
+            for name, parameters in methods.items():
+                check_parameters(stock, name, parameters)
+        for name, names in cls.extended.items():
+            stock_method = getattr(stock, cls.stock_methods.get(name, name))
+            setattr(cls, name, by_name(getattr(cls, name), stock_method, names))
+        read_base_checkpoints(cls, stock)
 
-    def _encode_and_select(self, modality, get_all_features, **kwargs):
-        """All features, as the parent returns them and as a list, and for each image or video the indices to keep.
+    def __init__(self, config: PretrainedConfig, divprune_config: Any = None) -> None:
+        super().__init__(overridden_config(config, divprune_config))
+
+    def forward(self, **inputs: Any) -> Any:
+        """As the stock model's, on the kept features: what the prompt is gets told to `get_image_features`."""
+        counts = [inputs.pop(modality.counts, None) for modality in MODALITIES]
+        present = [modality for modality in MODALITIES if inputs.get(modality.pixels) is not None]
+        prompt_ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        if not present or (prompt_ids is None) == (embeds is None):
+            return super().forward(**inputs)
+        # Read before the vision tower is launched, so that nothing waits for it.
+        rows = {modality: self._placeholders(modality, prompt_ids, embeds).sum(-1).tolist() for modality in present}
+        told = PROMPT.set(Prompt(self, dict(zip(MODALITIES, counts)), rows))
+        try:
+            return super().forward(**inputs)
+        finally:
+            PROMPT.reset(told)
+
+    def get_image_features(self, **inputs: Any) -> Any:
+        """As the stock model's, with the kept features of each image, (K, width), in place of all, (M, width)."""
+        return self._get_kept_features(IMAGE, super().get_image_features, inputs)
+
+    def select_image_tokens(self, **inputs: Any) -> Features:
+        """Which visual tokens of each image are kept; takes what `get_image_features` takes.
+
+        Args:
+            pixel_values (`torch.Tensor`): one row per image, as the processor returns it.
+            image_sizes (`torch.LongTensor` of shape `(num_images, 2)`): height and width of each picture in pixels,
+                for the families that see pictures at any resolution.
+            num_image_tokens_kept (`torch.LongTensor` of shape `(num_images,)`, *optional*): the budget of each image;
+                without it `config.divprune_config` decides.
+
+        Returns:
+            A list with one `torch.LongTensor` of shape `(K,)` per image: indices into its M visual tokens, ascending
+            or in the order of picking, as `config.divprune_config.order` says.
+        """
+        return self._select_tokens(IMAGE, super().get_image_features, inputs)
+
+    def get_placeholder_mask(self, **inputs: Any) -> Any:
+        """As the stock model's, with an error that says what to do."""
+        prompt = prompt_of(self)
+        for modality in MODALITIES:
+            kept = inputs.get(modality.features)
+            if kept is not None and (prompt is None or modality not in prompt.fitting):
+                mask = self._placeholders(modality, inputs["input_ids"], inputs["inputs_embeds"])
+                check_fit(int(mask.sum()), kept.numel() // inputs["inputs_embeds"].shape[-1], modality)
+        return super().get_placeholder_mask(**inputs)
+
+    def _placeholders(self, modality: Modality, input_ids: Any, inputs_embeds: Any) -> torch.Tensor:
+        """Where the prompt has placeholders: `torch.BoolTensor` of shape `(batch, sequence)`."""
+        token_id = getattr(self.config, modality.token_id)
+        if input_ids is not None:
+            return input_ids == token_id
+        token = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+
+    def _checked_inputs(self, modality: Modality, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What the stock method gets; a family that can say more than "wrong shape" overrides this."""
+        return inputs
+
+    def _encode_and_select(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict[str, Any]):
+        """All features, as the stock method returns them and as a list, and for each the indices to keep.
 
         Indices are None where everything is kept and there is nothing to select.
         """
-        # Read before the vision tower is launched, so that nothing waits for it.
-        counts = to_counts(kwargs.pop(modality.counts, None))
+        counts, prompt, rows = inputs.pop(modality.counts, None), prompt_of(self), None
+        if prompt is not None:
+            told = prompt.counts.pop(modality, None)
+            counts, rows = told if counts is None else counts, prompt.placeholders.pop(modality, None)
+        counts = to_counts(counts, modality)
+        if counts is not None and rows is not None:
+            inputs_of_each_row(rows, counts, modality)
         if HAS_IMAGE_HOOK:  # transformers 5, where a config may turn the output into a tuple; 4.57 returns a list
-            kwargs["return_dict"] = True
-        if modality is IMAGE and hasattr(self.config, "image_grid_pinpoints"):
-            kwargs["image_sizes"] = checked_image_sizes(self.config, kwargs["pixel_values"], kwargs.get("image_sizes"))
-        outputs = get_all_features(**kwargs)
+            inputs["return_dict"] = True
+        inputs = self._checked_inputs(modality, inputs)
+        # By position: before 5.18 the pixels of a video are called `pixel_values` here.
+        pixels = [inputs.pop(name) for name in (modality.pixels, IMAGE.pixels) if name in inputs]
+        outputs = get_all_features(*pixels, **inputs)
         all_features = feature_list(outputs)
         available = [len(features) for features in all_features]
-        config = self.config.divprune_config
         if counts is None:
-            counts = [keep_count(num_available, **getattr(config, modality.budget)) for num_available in available]
+            budget = getattr(self.config.divprune_config, modality.budget)
+            counts = [keep_count(num_available, **budget) for num_available in available]
+            if rows is not None:
+                inputs_of_each_row(rows, counts, modality)
         if len(counts) != len(available) or any(not 1 <= kept <= m for kept, m in zip(counts, available)):
             raise ValueError(
                 f"Got {modality.counts}={counts} for {modality.name}s of {available} visual tokens, expected one count "
                 f"per {modality.name}, at least 1 and at most the visual tokens of the {modality.name}."
             )
-        pixels = kwargs.get(modality.pixels, kwargs.get("pixel_values"))  # 4.57 calls those of a video `pixel_values`
-        return outputs, all_features, self._select(all_features, counts, pixels, kwargs.get("image_sizes"))
+        if prompt is not None and rows is not None:
+            prompt.fitting.add(modality)
+        return outputs, all_features, self._select(all_features, counts, pixels[0], inputs.get("image_sizes"))
 
-    def _select(self, all_features, counts, pixels, image_sizes):
+    def _select(self, all_features: Features, counts: list[int], pixels: Any, image_sizes: Any) -> list:
         """The indices to keep of each image or video, all at once; None where everything is kept."""
         settings = self.config.divprune_config
         if settings.selector != "max_min":
@@ -145,8 +183,9 @@ class DivPruneModelMixin:
         picks = dict(zip(pruned, select_diverse_tokens_of_images(features, budgets, settings.order) if pruned else []))
         return [picks.get(i) for i in range(len(counts))]
 
-    def _get_kept_features(self, modality, get_all_features, return_dict=None, **kwargs):
-        outputs, all_features, indices = self._encode_and_select(modality, get_all_features, **kwargs)
+    def _get_kept_features(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict) -> Any:
+        return_dict = inputs.pop("return_dict", None)
+        outputs, all_features, indices = self._encode_and_select(modality, get_all_features, inputs)
         kept = [
             features if picks is None else features.index_select(0, picks)
             for features, picks in zip(all_features, indices)
@@ -158,72 +197,42 @@ class DivPruneModelMixin:
         return outputs if return_dict else outputs.to_tuple()
 
     @torch.no_grad()
-    def _select_tokens(self, modality, get_all_features, **kwargs):
-        _, all_features, indices = self._encode_and_select(modality, get_all_features, **kwargs)
+    def _select_tokens(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict) -> Features:
+        inputs.pop("return_dict", None)
+        _, all_features, indices = self._encode_and_select(modality, get_all_features, inputs)
         return [
             torch.arange(len(features), device=features.device) if picks is None else picks
             for features, picks in zip(all_features, indices)
         ]
 
-    def _placeholders(self, modality, input_ids, inputs_embeds):
-        """Where the prompt has placeholders: `torch.BoolTensor` of shape `(batch, sequence)`."""
-        token_id = getattr(self.config, modality.token_id)
-        if input_ids is not None:
-            return input_ids == token_id
-        token = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
-        return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
-    def get_placeholder_mask(self, input_ids, inputs_embeds, **features):
-        """As the parent's, with an error that says what to do."""
-        for modality in MODALITIES:
-            kept = features.get(f"{modality.name}_features")
-            if kept is not None:
-                num_placeholders = int(self._placeholders(modality, input_ids, inputs_embeds).sum())
-                check_fit(num_placeholders, kept.numel() // inputs_embeds.shape[-1], modality)
-        return super().get_placeholder_mask(input_ids, inputs_embeds, **features)
+class DivPruneVideoModelMixin(DivPruneModelMixin):
+    """What the inner models of families that take videos share besides."""
 
-    def _forward_with_kept_features(self, forward, input_ids=None, inputs_embeds=None, return_dict=None, **kwargs):
-        """Put the kept features where the prompt's placeholders are; the parent gets the finished `inputs_embeds`."""
-        present = [modality for modality in MODALITIES if kwargs.get(modality.pixels) is not None]
-        if not present or (input_ids is None) == (inputs_embeds is None):
-            kwargs = {name: value for name, value in kwargs.items() if name not in (IMAGE.counts, VIDEO.counts)}
-            return forward(input_ids=input_ids, inputs_embeds=inputs_embeds, return_dict=return_dict, **kwargs)
-        # Counted before the vision tower is launched, like the counts.
-        placeholders = {modality: self._placeholders(modality, input_ids, inputs_embeds) for modality in present}
-        num_placeholders = {modality: int(places.sum()) for modality, places in placeholders.items()}
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        arguments = {name: kwargs.pop(name) for name in ENCODER_ARGUMENTS & set(kwargs)}
-        hidden_states = {}
-        for modality in MODALITIES:
-            names = {modality.pixels, modality.counts, *modality.companions} & set(kwargs)
-            inputs = {name: kwargs.pop(name) for name in names}
-            if modality not in present:
-                continue
-            get_features = getattr(self, f"get_{modality.name}_features")
-            # By position: transformers 4.57 calls the pixels of a video `pixel_values`.
-            outputs = get_features(inputs.pop(modality.pixels), return_dict=True, **inputs, **arguments)
-            features = torch.cat(feature_list(outputs)).to(inputs_embeds.device, inputs_embeds.dtype)
-            check_fit(num_placeholders[modality], len(features), modality)
-            mask = placeholders[modality].unsqueeze(-1).to(inputs_embeds.device)
-            inputs_embeds = inputs_embeds.masked_scatter(mask, features)
-            hidden_states[f"{modality.name}_hidden_states"] = features
-        outputs = forward(inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
-        for name, features in hidden_states.items():
-            outputs[name] = features  # as an item: 4.57 leaves late attributes out of tuples
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return outputs if return_dict else outputs.to_tuple()
+    extended = {
+        **DivPruneModelMixin.extended,
+        "forward": (IMAGE.counts, VIDEO.counts),
+        "get_video_features": (VIDEO.counts,),
+    }
+    needed_methods = (INNER_METHODS, VIDEO_METHODS)
 
+    def get_video_features(self, **inputs: Any) -> Any:
+        """As the stock model's, with the kept features of each video, (K, width): all its frames are one pool."""
+        return self._get_kept_features(VIDEO, super().get_video_features, inputs)
 
-def read_base_checkpoints(model_class, conversion):
-    """Let `model_class` load checkpoints of its stock parent, whose entry in transformers' table is `conversion`.
+    def select_video_tokens(
+        self, pixel_values_videos: torch.Tensor, num_video_tokens_kept: Any = None, **inputs: Any
+    ) -> Features:
+        """Which visual tokens of each video are kept.
 
-    transformers 5 renames the keys of stock checkpoints while loading, by a table that it does not apply to classes
-    outside of it: the language model would be left random, with a warning. transformers 4.57 inherits its table.
-    """
-    try:
-        from transformers import conversion_mapping
-    except ImportError:
-        return
-    renamings = conversion_mapping.get_checkpoint_conversion_mapping(conversion)
-    conversion_mapping.register_checkpoint_conversion_mapping(model_class.__name__, renamings, overwrite=True)
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(num_videos, num_frames, channels, height, width)`).
+            num_video_tokens_kept (`torch.LongTensor` of shape `(num_videos,)`, *optional*): the budget of each video;
+                without it `config.divprune_config` decides.
+
+        Returns:
+            A list with one `torch.LongTensor` of shape `(K,)` per video: indices into its M visual tokens, frame by
+            frame, ascending or in the order of picking, as `config.divprune_config.order` says.
+        """
+        inputs |= {VIDEO.pixels: pixel_values_videos, VIDEO.counts: num_video_tokens_kept}
+        return self._select_tokens(VIDEO, super().get_video_features, inputs)

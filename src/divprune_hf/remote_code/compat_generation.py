@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `generate` needs before transformers 5.23. Delete this file, and its one base class, with their support.
+
+From 5.23 on `generate` encodes images first, repeats them row by row and splits them for a prefill in parts. Before,
+a row with several images got those of other rows under beams, and a prefill in parts answered wrongly or not at all.
+"""
+
+from typing import Any
+
+import torch
+from transformers.generation import utils
+
+from .prompt_counts import MODALITIES, Modality, inputs_of_each_row, to_counts
+
+
+# The newest part of what 5.23 does right.
+ENCODES_FIRST = hasattr(utils, "_slice_mm_encoder_output")
+
+
+class GenerationBefore523:
+    """A model with a language modelling head that encodes images in the prefill, and repeats them for each row."""
+
+    def generate(self, **inputs: Any) -> Any:
+        """As the stock model's, which would lose pictures when it reads the prompt in parts."""
+        config = inputs.get("generation_config") or self.generation_config
+        size = inputs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        if size is not None and any(inputs.get(modality.pixels) is not None for modality in MODALITIES):
+            raise ValueError(
+                f"Got prefill_chunk_size={size} for a prompt with images or videos, expected None: before version 5.23 "
+                "transformers cannot read such a prompt in parts."
+            )
+        return super().generate(**inputs)
+
+    def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor: Any, model_kwargs: Any, *args: Any) -> Any:
+        return model_kwargs  # the prefill encodes
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple:
+        """As the stock model's, but a row with several images gets them all again: [a, b] -> [a, b, a, b]."""
+        repeated: dict[str, Any] = {}
+        has_ids = input_ids is not None and input_ids.numel() > 0
+        prompt = (input_ids, None) if has_ids else (None, model_kwargs.get("inputs_embeds"))
+        for modality in MODALITIES if expand_size > 1 else ():
+            if model_kwargs.get(modality.pixels) is None:
+                continue
+            placeholders = self.model._placeholders(modality, *prompt).sum(-1).tolist()
+            names = {modality.pixels, modality.counts, *modality.companions} & set(model_kwargs)
+            inputs = {name: model_kwargs.pop(name) for name in names}
+            order = repeated_order(modality, placeholders, inputs, expand_size)
+            repeated |= {k: None if v is None else torch.as_tensor(v)[order] for k, v in inputs.items()}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **repeated}
+
+
+def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str, Any], expand_size: int) -> list[int]:
+    """Which image (or video) goes where when each row is repeated `expand_size` times: a list of their numbers."""
+    counts = to_counts(inputs.get(modality.counts), modality)
+    if counts is None:
+        # Without counts they must be one to a row, or of one size, so that they share placeholders equally.
+        num_inputs, num_placeholders = len(inputs[modality.pixels]), sum(placeholders)
+        sizes_differ = any(inputs.get(name) is not None for name in modality.companions)
+        if sum(num > 0 for num in placeholders) == num_inputs:
+            counts = [num for num in placeholders if num > 0]
+        elif num_placeholders % num_inputs or sizes_differ:
+            raise ValueError(
+                f"Got {num_placeholders} {modality.name} placeholders for {num_inputs} {modality.name}s without "
+                f"`{modality.counts}`, expected the counts that the processor returned: pass them to `generate`."
+            )
+        else:
+            counts = [num_placeholders // num_inputs] * num_inputs
+    order, first = [], 0
+    for num_inputs in inputs_of_each_row(placeholders, counts, modality):
+        order += list(range(first, first + num_inputs)) * expand_size
+        first += num_inputs
+    return order
+
+
+class NothingToAdd:
+    """From transformers 5.23 on."""
+
+
+GenerationCompat: type = NothingToAdd if ENCODES_FIRST else GenerationBefore523

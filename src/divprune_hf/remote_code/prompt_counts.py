@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many placeholders a prompt has and how many visual tokens are kept for them: told to the seam, and compared.
+
+Features of one picture must never land in another row, so the comparison is made row by row.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of visual input, and what transformers and `DivPruneConfig` call what belongs to it."""
+
+    name: str
+    pixels: str
+    companions: tuple[str, ...]
+    features: str
+    token_id: str
+    counts: str
+    budget: str
+
+
+IMAGE = Modality(
+    name="image",
+    pixels="pixel_values",
+    companions=("image_sizes",),
+    features="image_features",
+    token_id="image_token_id",
+    counts="num_image_tokens_kept",
+    budget="budget",
+)
+VIDEO = Modality(
+    name="video",
+    pixels="pixel_values_videos",
+    companions=(),
+    features="video_features",
+    token_id="video_token_id",
+    counts="num_video_tokens_kept",
+    budget="video_budget",
+)
+MODALITIES = (IMAGE, VIDEO)
+
+
+@dataclass
+class Prompt:
+    """What a running `forward` or `generate` tells the methods that make features.
+
+    Each entry is taken once. `fitting` holds the modalities whose features fit the prompt, row by row.
+    """
+
+    model: torch.nn.Module
+    counts: dict[Modality, Any] = field(default_factory=dict)
+    placeholders: dict[Modality, list[int]] = field(default_factory=dict)
+    fitting: set[Modality] = field(default_factory=set)
+
+
+# Per thread and per task: a plain attribute of the model would mix up threads.
+PROMPT: ContextVar[Prompt | None] = ContextVar("divprune_prompt", default=None)
+
+
+def prompt_of(model: torch.nn.Module) -> Prompt | None:
+    """The prompt that `model` is answering in this thread, if any."""
+    prompt = PROMPT.get()
+    return prompt if prompt is not None and prompt.model is model else None
+
+
+def to_counts(counts: Any, modality: Modality) -> list[int] | None:
+    """Kept counts as a list of ints, or None. The one place where they are read from a device.
+
+    Raises:
+        ValueError: something other than whole numbers.
+    """
+    if counts is None:
+        return None
+    values = counts.flatten().tolist() if hasattr(counts, "tolist") else list(counts)
+    if not all(isinstance(value, Integral) and not isinstance(value, bool) for value in values):
+        raise ValueError(
+            f"Got {modality.counts}={values}, expected whole numbers, one per {modality.name}: how many visual tokens "
+            "of each are kept. Pass what the processor returned."
+        )
+    return [int(value) for value in values]
+
+
+def check_fit(num_placeholders: int, num_features: int, modality: Modality) -> None:
+    """Raise the one `ValueError` that says that prompt and features do not belong together."""
+    if num_placeholders != num_features:
+        raise ValueError(
+            f"Got {num_placeholders} {modality.name} placeholders in the prompt for {num_features} kept visual tokens, "
+            "expected as many. Use the processor that was saved with this model (AutoProcessor.from_pretrained on the "
+            f"same folder or repo), and pass everything it returns to the model, `{modality.counts}` included."
+        )
+
+
+def inputs_of_each_row(placeholders: list[int], counts: list[int], modality: Modality) -> list[int]:
+    """How many images (or videos) each row of a batch holds.
+
+    Args:
+        placeholders: how many placeholders each row has.
+        counts: how many visual tokens each image keeps, in the order of the rows.
+
+    Raises:
+        ValueError: the images that follow one another do not fill the rows one by one.
+    """
+    check_fit(sum(placeholders), sum(counts), modality)
+    inputs_per_row, current = [], 0
+    for num_placeholders in placeholders:
+        first, filled = current, 0
+        while filled < num_placeholders:
+            filled += counts[current]
+            current += 1
+        if filled != num_placeholders:
+            raise ValueError(
+                f"Got {placeholders} {modality.name} placeholders in the rows of the prompt for {modality.name}s that "
+                f"keep {counts} visual tokens, expected each row to hold whole {modality.name}s. Pass everything that "
+                f"the processor returned to the model, `{modality.counts}` in its order."
+            )
+        inputs_per_row.append(current - first)
+    return inputs_per_row
