@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import coming_removals  # first: it listens to what importing the package causes
 import pytest
 import skimage
 import torch
@@ -21,6 +22,15 @@ from divprune_hf.videos import read_video
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose a lot where cores are shared
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_ours_is_to_be_removed():
+    """Fail a test in which our code uses what transformers says it will remove."""
+    transformers.utils.logging.warning_once.cache_clear()  # said once per process otherwise
+    before = len(coming_removals.seen)
+    yield
+    assert not coming_removals.seen[before:], "\n".join(map(str, coming_removals.seen[before:]))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The invariants of a pruned LLaVA model, against the stock model on the same weights."""
 
+import inspect
+
 import pytest
 import torch
 from test_max_min_diversity import is_greedy
@@ -153,6 +155,13 @@ def test_a_static_cache_and_no_cache_answer_alike(family, photos):
     assert answers[0] != answers[1]
 
 
+def cached(cache, positions):
+    """A cache as this release's `forward` takes it; before transformers 5 with the positions of the new tokens."""
+    names = inspect.signature(LlavaModel.forward).parameters
+    arguments = {"cache" if "cache" in names else "past_key_values": cache, "cache_position": positions}
+    return {name: value for name, value in arguments.items() if name in names}
+
+
 def test_a_decode_step_compiles_without_graph_breaks(family, photos):
     model, processor = load(family)
     inputs = processor(images=photos[:1], text=PROMPT, return_tensors="pt")
@@ -161,13 +170,12 @@ def test_a_decode_step_compiles_without_graph_breaks(family, photos):
     for compiled in (False, True):
         cache = StaticCache(config=model.config.text_config, max_cache_len=32)
         with torch.no_grad():
-            prefill = model(**inputs, past_key_values=cache, cache_position=torch.arange(length))
+            prefill = model(**inputs, **cached(cache, torch.arange(length)))
             step = torch.compile(model.forward, fullgraph=True, backend="aot_eager") if compiled else model.forward
             decoded = step(
                 input_ids=prefill.logits[:, -1:].argmax(-1),
                 attention_mask=torch.ones(1, length + 1, dtype=torch.long),
-                past_key_values=cache,
-                cache_position=torch.tensor([length]),
+                **cached(cache, torch.tensor([length])),
                 num_image_tokens_kept=inputs["num_image_tokens_kept"],
             )
         logits.append(decoded.logits)

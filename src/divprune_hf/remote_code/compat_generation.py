@@ -58,9 +58,11 @@ class GenerationBefore523:
 def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str, Any], expand_size: int) -> list[int]:
     """Which image (or video) goes where when each row is repeated `expand_size` times: a list of their numbers."""
     counts = to_counts(inputs.get(modality.counts), modality)
+    num_inputs, num_placeholders = len(inputs[modality.pixels]), sum(placeholders)
+    if counts is not None and len(counts) != num_inputs:
+        raise ValueError(f"Got {modality.counts}={counts} for {num_inputs} {modality.name}s, expected one count for each.")
     if counts is None:
         # Without counts they must be one to a row, or of one size, so that they share placeholders equally.
-        num_inputs, num_placeholders = len(inputs[modality.pixels]), sum(placeholders)
         sizes_differ = any(inputs.get(name) is not None for name in modality.companions)
         if sum(num > 0 for num in placeholders) == num_inputs:
             counts = [num for num in placeholders if num > 0]
@@ -72,9 +74,9 @@ def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str
         else:
             counts = [num_placeholders // num_inputs] * num_inputs
     order, first = [], 0
-    for num_inputs in inputs_of_each_row(placeholders, counts, modality):
-        order += list(range(first, first + num_inputs)) * expand_size
-        first += num_inputs
+    for num_inputs_of_row in inputs_of_each_row(placeholders, counts, modality):
+        order += list(range(first, first + num_inputs_of_row)) * expand_size
+        first += num_inputs_of_row
     return order
 
 

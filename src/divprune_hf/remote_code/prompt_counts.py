@@ -73,15 +73,15 @@ def to_counts(counts: Any, modality: Modality) -> list[int] | None:
     """Kept counts as a list of ints, or None. The one place where they are read from a device.
 
     Raises:
-        ValueError: something other than whole numbers.
+        ValueError: something other than whole numbers of at least 1.
     """
     if counts is None:
         return None
     values = counts.flatten().tolist() if hasattr(counts, "tolist") else list(counts)
-    if not all(isinstance(value, Integral) and not isinstance(value, bool) for value in values):
+    if not all(isinstance(value, Integral) and not isinstance(value, bool) and value >= 1 for value in values):
         raise ValueError(
-            f"Got {modality.counts}={values}, expected whole numbers, one per {modality.name}: how many visual tokens "
-            "of each are kept. Pass what the processor returned."
+            f"Got {modality.counts}={values}, expected whole numbers of at least 1, one per {modality.name}: how many "
+            "visual tokens of each are kept. Pass what the processor returned."
         )
     return [int(value) for value in values]
 

@@ -84,14 +84,18 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
 
     def forward(self, **inputs: Any) -> Any:
         """As the stock model's, on the kept features: what the prompt is gets told to `get_image_features`."""
-        counts = [inputs.pop(modality.counts, None) for modality in MODALITIES]
+        given = [inputs.pop(modality.counts, None) for modality in MODALITIES]
         present = [modality for modality in MODALITIES if inputs.get(modality.pixels) is not None]
         prompt_ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         if not present or (prompt_ids is None) == (embeds is None):
             return super().forward(**inputs)
         # Read before the vision tower is launched, so that nothing waits for it.
         rows = {modality: self._placeholders(modality, prompt_ids, embeds).sum(-1).tolist() for modality in present}
-        told = PROMPT.set(Prompt(self, dict(zip(MODALITIES, counts)), rows))
+        counts = {modality: to_counts(values, modality) for modality, values in zip(MODALITIES, given)}
+        for modality in present:
+            if counts[modality] is not None:
+                inputs_of_each_row(rows[modality], counts[modality], modality)
+        told = PROMPT.set(Prompt(self, counts, rows))
         try:
             return super().forward(**inputs)
         finally:
@@ -149,8 +153,6 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
             told = prompt.counts.pop(modality, None)
             counts, rows = told if counts is None else counts, prompt.placeholders.pop(modality, None)
         counts = to_counts(counts, modality)
-        if counts is not None and rows is not None:
-            inputs_of_each_row(rows, counts, modality)
         if HAS_IMAGE_HOOK:  # transformers 5, where a config may turn the output into a tuple; 4.57 returns a list
             inputs["return_dict"] = True
         inputs = self._checked_inputs(modality, inputs)
@@ -164,10 +166,10 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
             counts = [keep_count(num_available, **budget) for num_available in available]
             if rows is not None:
                 inputs_of_each_row(rows, counts, modality)
-        if len(counts) != len(available) or any(not 1 <= kept <= m for kept, m in zip(counts, available)):
+        if len(counts) != len(available) or any(kept > m for kept, m in zip(counts, available)):
             raise ValueError(
                 f"Got {modality.counts}={counts} for {modality.name}s of {available} visual tokens, expected one count "
-                f"per {modality.name}, at least 1 and at most the visual tokens of the {modality.name}."
+                f"per {modality.name}, at most the visual tokens of the {modality.name}."
             )
         if prompt is not None and rows is not None:
             prompt.fitting.add(modality)
