@@ -97,7 +97,10 @@ def test_budgets_of_the_config_are_compared_row_by_row_too(family, photos, call)
 )
 def test_counts_that_are_no_whole_numbers_are_refused(family, photos, call, nothing_runs, counts):
     model, processor = load(family)
-    inputs = {**processor(images=photos[:1], text="w1 <image> w2", return_tensors="pt"), "num_image_tokens_kept": counts}
+    inputs = {
+        **processor(images=photos[:1], text="w1 <image> w2", return_tensors="pt"),
+        "num_image_tokens_kept": counts,
+    }
     with pytest.raises(ValueError, match="num_image_tokens_kept.*whole numbers"):
         call(nothing_runs(model), inputs)
 

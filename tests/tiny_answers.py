@@ -31,7 +31,9 @@ def features_in(outputs, modality="image"):
     Before transformers 5.24 they are one tensor, which may be flat; since then they are in the encoder's output.
     """
     encoder_outputs = getattr(outputs, f"{modality}_outputs", None)
-    features = getattr(outputs, f"{modality}_hidden_states") if encoder_outputs is None else encoder_outputs.pooler_output
+    features = (
+        getattr(outputs, f"{modality}_hidden_states") if encoder_outputs is None else encoder_outputs.pooler_output
+    )
     features = features if isinstance(features, torch.Tensor) else torch.cat(list(features))
     return features.reshape(-1, WIDTH)
 

@@ -4,6 +4,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModel
 
 from divprune_hf.remote_code.configuration_divprune import auto_map
+from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 
 
 # What says in a preprocessor config that it is one of images.
@@ -23,6 +24,7 @@ def variant_config(config, family, divprune_config):
     edited["architectures"] = [family.head_class.__name__]
     edited["auto_map"] = auto_map(family.base_model_type)
     edited["divprune_config"] = divprune_config.to_block()
+    edited["divprune_tested_transformers"] = list(TESTED_TRANSFORMERS)
     return edited
 
 
@@ -84,7 +86,7 @@ def completed_processor_config(processor_config, config, family):
 
 def stock_config(config, family):
     """The stock config object of a base, or of the base of a variant."""
-    dropped = ("model_type", "auto_map", "divprune_config", "architectures")
+    dropped = ("model_type", "auto_map", "divprune_config", "divprune_tested_transformers", "architectures")
     settings = {name: value for name, value in config.items() if name not in dropped}
     try:
         return CONFIG_MAPPING[family.base_model_type](**settings)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of weights in checkpoints of the stock families, for classes that transformers does not know."""
 
+from .transformers_surface import CONVERSION, check_methods
+
 
 def read_base_checkpoints(model_class: type, stock_class: type) -> None:
     """Let `model_class` load checkpoints of the stock class that it is made from.
@@ -12,6 +14,7 @@ def read_base_checkpoints(model_class: type, stock_class: type) -> None:
         from transformers import conversion_mapping
     except ImportError:
         return
+    check_methods(conversion_mapping, CONVERSION)
     stock_type = stock_class.config_class.model_type  # type: ignore[attr-defined]
     for name in (stock_class.__name__, stock_type):
         renamings = conversion_mapping.get_checkpoint_conversion_mapping(name)

@@ -60,7 +60,9 @@ def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str
     counts = to_counts(inputs.get(modality.counts), modality)
     num_inputs, num_placeholders = len(inputs[modality.pixels]), sum(placeholders)
     if counts is not None and len(counts) != num_inputs:
-        raise ValueError(f"Got {modality.counts}={counts} for {num_inputs} {modality.name}s, expected one count for each.")
+        raise ValueError(
+            f"Got {modality.counts}={counts} for {num_inputs} {modality.name}s, expected one count for each."
+        )
     if counts is None:
         # Without counts they must be one to a row, or of one size, so that they share placeholders equally.
         sizes_differ = any(inputs.get(name) is not None for name in modality.companions)

@@ -32,9 +32,7 @@ class CallBefore5:
         kwargs = self._merge_kwargs(
             self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
         )
-        text_kwargs, images_kwargs, videos_kwargs = (
-            kwargs[f"{kind}_kwargs"] for kind in ("text", "images", "videos")
-        )
+        text_kwargs, images_kwargs, videos_kwargs = (kwargs[f"{kind}_kwargs"] for kind in ("text", "images", "videos"))
         return_tensors = text_kwargs.pop("return_tensors", None)
         with_token_types = text_kwargs.pop("return_mm_token_type_ids", False)
         for name, value in flat.items():

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many visual tokens a model keeps: `DivPruneConfig`, and one small config per model family that holds it."""
 
+from .transformers_surface import TESTED_TRANSFORMERS  # first: it says what a release of transformers lacks
+
+# isort: split
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 
 from .token_budget import check_budget, check_order, check_selector
-from .transformers_surface import TESTED_TRANSFORMERS, check_release
 
 
 DEFAULT_RETENTION_RATIO = 0.098
@@ -15,8 +17,6 @@ BUDGET = ("retention_ratio", "num_tokens")
 VIDEO_BUDGET = ("video_retention_ratio", "video_num_tokens")
 # Settings that config files name only where they differ from these: who runs DivPrune need not meet its baselines.
 UNWRITTEN = {"selector": "max_min", "seed": 0}
-
-check_release()
 
 
 class DivPruneConfig(PretrainedConfig):
@@ -163,6 +163,8 @@ class DivPruneConfigMixin:
 
     def _hold(self, divprune_config, family):
         self.divprune_config = DivPruneConfig.merged(divprune_config, takes_videos=self.takes_videos)
+        # What the code that runs, and is saved along, was tested with; not what a file says of other code.
+        self.divprune_tested_transformers = list(TESTED_TRANSFORMERS)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = auto_map(family)
 

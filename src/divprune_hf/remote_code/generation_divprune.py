@@ -12,7 +12,7 @@ from .compat_generation import GenerationCompat
 from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Prompt, check_fit, inputs_of_each_row, to_counts
 from .pruning_divprune import overridden_config
 from .signatures import by_name, stock_base
-from .transformers_surface import HEAD_METHODS, check_parameters
+from .transformers_surface import HEAD_METHODS, check_methods
 
 
 class DivPruneHeadMixin(GenerationCompat):
@@ -29,8 +29,7 @@ class DivPruneHeadMixin(GenerationCompat):
         stock = stock_base(cls)
         if stock is None:
             return
-        for name, parameters in HEAD_METHODS.items():
-            check_parameters(stock, name, parameters)
+        check_methods(stock, HEAD_METHODS)
         for name, names in cls.extended.items():
             setattr(cls, name, by_name(getattr(cls, name), getattr(stock, name), names))
         read_base_checkpoints(cls, stock)

@@ -20,7 +20,7 @@ from .prompt_counts import Prompt
 from .pruning_divprune import DivPruneVideoModelMixin
 from .signatures import by_name
 from .token_budget import keep_count
-from .transformers_surface import check_release
+from .transformers_surface import check_methods
 
 
 class DivPruneLlavaNextVideoModel(AnyResolutionMixin, DivPruneVideoModelMixin, LlavaNextVideoModel):

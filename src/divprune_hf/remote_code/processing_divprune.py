@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Budget -> placeholders: the processor writes as many placeholders per image or video as the model keeps tokens."""
 
+from .transformers_surface import check_methods  # noqa: F401  first: it says what a release of transformers lacks
+
+# isort: split
 from typing import Any
 
 from transformers import LlavaNextProcessor, LlavaProcessor

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Budget -> placeholders, for videos."""
 
+from .transformers_surface import check_methods  # noqa: F401  first: it says what a release of transformers lacks
+
+# isort: split
 from typing import Any
 
 import torch
@@ -9,6 +12,7 @@ from transformers import LlavaNextVideoProcessor
 from transformers.processing_utils import VideosKwargs
 from transformers.video_utils import make_batched_videos
 
+from .compat_processing import CallCompat  # noqa: F401  transformers 4.57 ships only what this file imports
 from .configuration_divprune import DivPruneConfig
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
 from .token_budget import keep_count

@@ -31,7 +31,7 @@ from .prompt_counts import (
 )
 from .signatures import by_name, stock_base
 from .token_budget import keep_count
-from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS, check_parameters
+from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS, check_methods
 
 
 Features = list[torch.Tensor]
@@ -72,8 +72,7 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
         if stock is None:
             return
         for methods in cls.needed_methods:
-            for name, parameters in methods.items():
-                check_parameters(stock, name, parameters)
+            check_methods(stock, methods)
         for name, names in cls.extended.items():
             stock_method = getattr(stock, cls.stock_methods.get(name, name))
             setattr(cls, name, by_name(getattr(cls, name), stock_method, names))

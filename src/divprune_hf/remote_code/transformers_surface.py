@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that this code needs of transformers, as data, and the check that it is there.
+"""All that this code uses of transformers, as data, and the check that it is there, made when this file is imported.
 
-A published model meets releases of transformers that its code has not seen. What breaks must break loudly: a missing
-name stops the import, and a release newer than the tested ones is named once.
+A published model meets releases of transformers that its code has not seen. What breaks must break loudly: what is
+missing stops the import and is named, and a release newer than all tested ones is mentioned once.
 """
 
 import importlib
@@ -21,100 +21,99 @@ TESTED_TRANSFORMERS = ("4.57.6", "5.10.4", "5.20.2", "5.24.0")
 # transformers 5.10 brought one place where placeholders are counted; 4.57 counts them in each processor's `__call__`.
 HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
 
-# Names in `transformers`.
-NAMES = (
-    "AutoProcessor",
-    "LlavaConfig",
-    "LlavaForConditionalGeneration",
-    "LlavaModel",
-    "LlavaNextConfig",
-    "LlavaNextForConditionalGeneration",
-    "LlavaNextModel",
-    "LlavaNextProcessor",
-    "LlavaNextVideoConfig",
-    "LlavaNextVideoForConditionalGeneration",
-    "LlavaNextVideoModel",
-    "LlavaNextVideoProcessor",
-    "LlavaProcessor",
-    "PretrainedConfig",
-)
+# What is imported, by module.
+IMPORTED = {
+    "transformers": (
+        "BatchFeature",
+        "Cache",
+        "LlavaConfig",
+        "LlavaForConditionalGeneration",
+        "LlavaModel",
+        "LlavaNextConfig",
+        "LlavaNextForConditionalGeneration",
+        "LlavaNextModel",
+        "LlavaNextProcessor",
+        "LlavaNextVideoConfig",
+        "LlavaNextVideoForConditionalGeneration",
+        "LlavaNextVideoModel",
+        "LlavaNextVideoProcessor",
+        "LlavaProcessor",
+        "PretrainedConfig",
+    ),
+    "transformers.generation": ("utils",),
+    "transformers.image_utils": ("ChannelDimension", "get_image_size", "make_flat_list_of_images", "to_numpy_array"),
+    "transformers.models.llava_next.modeling_llava_next": ("image_size_to_num_patches",),
+    "transformers.processing_utils": ("ImagesKwargs", "ProcessingKwargs", "ProcessorMixin", "VideosKwargs"),
+    "transformers.utils": ("logging",),
+    "transformers.video_utils": ("make_batched_videos",),
+}
 
-# What a family's stock inner model must have: methods, and the parameters that they must name.
+# What is called or overridden, by the class that must have it, with the parameters that it must name.
 INNER_METHODS = {
     "forward": ("input_ids", "inputs_embeds", "pixel_values"),
     "get_image_features": ("pixel_values",),
     "get_input_embeddings": (),
     "get_placeholder_mask": ("input_ids", "inputs_embeds", "image_features"),
 }
-# The same for models that take videos; what `get_video_features` calls its pixels has changed.
 VIDEO_METHODS = {
     "forward": ("pixel_values_videos",),
-    "get_video_features": (),
+    "get_video_features": (),  # what it calls its pixels has changed
     "get_placeholder_mask": ("video_features",),
 }
-# The same for the model with the language modelling head.
 HEAD_METHODS = {"forward": ("input_ids", "pixel_values"), "generate": ("inputs", "generation_config")}
-
-# The same for functions and processors, by module. Of these two tables one holds, by `HAS_IMAGE_HOOK`.
-PROCESSING = {
-    "transformers.processing_utils": {
-        "ProcessorMixin._process_images": ("images",),
-        "ProcessorMixin._process_videos": ("videos",),
-        "ProcessorMixin.validate_inputs": ("images", "text", "videos"),
-        "ProcessorMixin.from_args_and_dict": ("args", "processor_dict"),
-    },
+PROCESSOR_METHODS = {
+    "_check_special_mm_tokens": ("text", "text_inputs", "modalities"),
+    "_merge_kwargs": ("ModelProcessorKwargs", "tokenizer_init_kwargs"),
+    "from_args_and_dict": ("args", "processor_dict"),
 }
-PROCESSING_BEFORE_5 = {
-    "transformers.processing_utils": {
-        "ProcessorMixin._merge_kwargs": ("ModelProcessorKwargs", "tokenizer_init_kwargs"),
-        "ProcessorMixin._check_special_mm_tokens": ("text", "text_inputs", "modalities"),
-        "ProcessorMixin.from_args_and_dict": ("args", "processor_dict"),
-    },
+# From 5.10 on. They come in place of the first two above, which only 4.57 needs.
+PROCESSOR_HOOKS = {
+    "_process_images": ("images",),
+    "_process_videos": ("videos",),
+    "from_args_and_dict": ("args", "processor_dict"),
+    "validate_inputs": ("images", "text", "videos"),
 }
-# Without these, checkpoints of the stock families would load with a random language model; 4.57 has another way.
+# From 5.0 on, in `transformers.conversion_mapping`: without them checkpoints of the stock families would load with a
+# random language model.
 CONVERSION = {
-    "transformers.conversion_mapping": {
-        "get_checkpoint_conversion_mapping": ("model_type",),
-        "register_checkpoint_conversion_mapping": ("model_type_or_class_name", "mapping", "overwrite"),
-    },
+    "get_checkpoint_conversion_mapping": ("model_type",),
+    "register_checkpoint_conversion_mapping": ("model_type_or_class_name", "mapping", "overwrite"),
 }
+# Overridden where they are there, and not missed where they are not: each only saves time or adds comfort.
+OPTIONAL = ("_expand_inputs_for_generation", "_get_candidate_generator", "_maybe_prepare_encoder_kwargs_for_generation")
+
+
+def check_methods(owner: Any, methods: dict[str, tuple[str, ...]]) -> None:
+    """Raise an `ImportError` unless a class or module has all functions of a table, with the parameters it names."""
+    for name, parameters in methods.items():
+        function = getattr(owner, name, None)
+        if function is None or not set(parameters) <= set(inspect.signature(function).parameters):
+            raise missing(f"{owner.__name__}.{name}({', '.join(parameters)})")
 
 
 def check_release() -> None:
-    """Raise an `ImportError` where this release of transformers lacks what the configs and processors need.
+    """Raise an `ImportError` where this release of transformers lacks what configs and processors need.
 
     Warns once where the release is newer than all tested ones and has everything.
     """
-    is_4 = "AutoModelForVision2Seq" in dir(transformers)  # `hasattr` would import it
-    if Version(transformers.__version__) < Version("4.57") or not (HAS_IMAGE_HOOK or is_4):
+    version, newest = Version(transformers.__version__), TESTED_TRANSFORMERS[-1]
+    is_4 = "AutoModelForVision2Seq" in dir(transformers)  # `hasattr` would import its module
+    if version < Version("4.57") or not (HAS_IMAGE_HOOK or is_4):
         raise ImportError(
-            f"DivPrune models need transformers 4.57, or 5.10 and later; found {transformers.__version__}. "
-            f"{advice()}"
+            f"DivPrune models need transformers 4.57, or 5.10 and later; found {transformers.__version__}. {advice()}"
         )
-    for name in NAMES:
-        if name not in dir(transformers):
-            raise missing(f"transformers.{name}")
-    for module, functions in (PROCESSING if HAS_IMAGE_HOOK else PROCESSING_BEFORE_5).items():
-        for path, parameters in functions.items():
-            check_parameters(importlib.import_module(module), path, parameters)
-    newest = TESTED_TRANSFORMERS[-1]
-    if Version(transformers.__version__).release[:2] > Version(newest).release[:2]:
+    for module, names in IMPORTED.items():
+        if ".modeling_" not in module:  # imported with the models, not before
+            here = dir(importlib.import_module(module))
+            for name in names:
+                if name not in here:
+                    raise missing(f"{module}.{name}")
+    check_methods(ProcessorMixin, PROCESSOR_HOOKS if HAS_IMAGE_HOOK else PROCESSOR_METHODS)
+    if version.release[:2] > Version(newest).release[:2]:
         logging.get_logger(__name__).warning_once(
             f"This DivPrune code was tested with transformers up to {newest}, and found all it needs in "
-            f"{transformers.__version__}. Should answers look wrong, install transformers=={newest} and compare."
+            f"{transformers.__version__}. If answers look wrong, compare them with those of transformers {newest}."
         )
-
-
-def check_parameters(owner: Any, path: str, parameters: tuple[str, ...]) -> None:
-    """Raise an `ImportError` unless `owner` has the function at `path` and it names `parameters`."""
-    function = owner
-    for name in path.split("."):
-        function = getattr(function, name, None)
-    named = inspect.signature(function).parameters if function is not None else {}
-    if function is None or not set(parameters) <= set(named):
-        place = getattr(owner, "__qualname__", owner.__name__)
-        raise missing(f"{owner.__module__}.{place}.{path}({', '.join(parameters)})" if inspect.isclass(owner)
-                      else f"{place}.{path}({', '.join(parameters)})")
 
 
 def missing(symbol: str) -> ImportError:
@@ -129,3 +128,6 @@ def advice() -> str:
         f"Tested are {', '.join(others)} and {newest}: run pip install 'transformers=={newest}', or load a newer "
         "revision of this model, whose code may know this release."
     )
+
+
+check_release()
