@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from divprune_hf import DivPruneConfig, set_budget
 from divprune_hf.ask import chat_prompt
 from divprune_hf.pictures import read_picture
-from divprune_hf.remote_code.pruning_divprune import feature_list
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 @dataclass(frozen=True)

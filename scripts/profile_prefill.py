@@ -21,13 +21,13 @@ from generation_shapes import SHAPES, build_inputs, build_models
 from machine import write_run
 from measuring import synchronize
 
-from divprune_hf.remote_code import cosine_distances, max_min_diversity, pruning_divprune
+from divprune_hf.remote_code import cosine_distances, max_min_diversity, token_selection
 
 
 MODULES = {"vision tower": "vision_tower", "projector": "multi_modal_projector", "language model": "language_model"}
 # What is called, and where it is looked up.
 FUNCTIONS = {
-    "selection": (pruning_divprune, "select_diverse_tokens_of_images"),
+    "selection": (token_selection, "select_diverse_tokens_of_images"),
     "distances": (max_min_diversity, "cosine_distances"),
     "products": (cosine_distances, "gram_matrices"),
     "picks": (max_min_diversity, "pick_greedily"),

@@ -1,7 +1,7 @@
 """Warnings that name a coming release and that our code causes: early notice of what will break.
 
-transformers says so by `warnings.warn`, or by a logger, often once per process. Both are listened to from the moment this
-module is imported, which has to be before `divprune_hf` is.
+transformers says so by `warnings.warn`, or by a logger, often once per process. Both are listened to from the moment
+this module is imported, which has to be before `divprune_hf` is.
 """
 
 import linecache

@@ -10,7 +10,7 @@ from tiny_models import FAMILY_CLASSES, IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from torch.nn import functional
 
 from divprune_hf import select_diverse_tokens
-from divprune_hf.remote_code.pruning_divprune import feature_list
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 VISION = ("pixel_values", "image_sizes", "pixel_values_videos")

@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from divprune_hf import convert_checkpoint, set_budget
 from divprune_hf.remote_code.baseline_selectors import MASK, checksum, random_indices, uniform_indices
-from divprune_hf.remote_code.pruning_divprune import feature_list
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 pytestmark = pytest.mark.modeling

@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 
 from divprune_hf import select_diverse_tokens
 from divprune_hf.remote_code.compat_generation import ENCODES_FIRST
-from divprune_hf.remote_code.pruning_divprune import feature_list
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 pytestmark = pytest.mark.modeling

@@ -17,9 +17,9 @@ from transformers import (
 from divprune_hf import keep_count, select_diverse_tokens
 from divprune_hf.ask import ask
 from divprune_hf.cli import main
-from divprune_hf.remote_code import pruning_divprune
+from divprune_hf.remote_code import token_selection
 from divprune_hf.remote_code.image_views import num_views_of_images
-from divprune_hf.remote_code.pruning_divprune import feature_list
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 pytestmark = pytest.mark.modeling
@@ -92,7 +92,7 @@ def test_keeping_everything_is_the_stock_model_bit_for_bit(checkpoint, five_shap
     def never(*args):
         raise AssertionError("nothing is to be selected")
 
-    monkeypatch.setattr(pruning_divprune, "select_diverse_tokens_of_images", never)
+    monkeypatch.setattr(token_selection, "select_diverse_tokens_of_images", never)
     model, processor = load(checkpoint, divprune_config={"retention_ratio": 1.0})
     inputs = processor(images=five_shapes[:2], text=[PROMPT] * 2, padding=True, retention_ratio=1, return_tensors="pt")
     stock_inputs = AutoProcessor.from_pretrained(checkpoint.base)(

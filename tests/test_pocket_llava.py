@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 from divprune_hf import convert_checkpoint
 from divprune_hf.ask import ask
 from divprune_hf.package_data import pocket_llava
-from divprune_hf.remote_code.pruning_divprune import feature_list
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 QUESTIONS = json.loads((pocket_llava() / "examples" / "questions.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from divprune_hf.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
-from divprune_hf.remote_code.pruning_divprune import feature_list
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 EXAMPLES = pocket_llava() / "examples"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of weights in checkpoints of the stock families, for classes that transformers does not know."""
 
-from .transformers_surface import CONVERSION, check_methods
+from .transformers_surface import CONVERSION, check_methods, missing
 
 
 def read_base_checkpoints(model_class: type, stock_class: type) -> None:
@@ -9,6 +9,9 @@ def read_base_checkpoints(model_class: type, stock_class: type) -> None:
 
     transformers 5 renames the keys of stock checkpoints while loading, by a table that it does not apply to classes
     outside of it: the language model would be left random, with a warning. transformers 4.57 inherits its table.
+
+    Raises:
+        ImportError: a release of transformers that has no such table for the stock class.
     """
     try:
         from transformers import conversion_mapping
@@ -21,3 +24,4 @@ def read_base_checkpoints(model_class: type, stock_class: type) -> None:
         if renamings is not None:
             conversion_mapping.register_checkpoint_conversion_mapping(model_class.__name__, renamings, overwrite=True)
             return
+    raise missing(f"the renamings of {stock_class.__name__}'s weights in its conversion mapping")

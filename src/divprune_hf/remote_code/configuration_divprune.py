@@ -3,7 +3,10 @@
 
 from .transformers_surface import TESTED_TRANSFORMERS  # first: it says what a release of transformers lacks
 
+
 # isort: split
+from typing import Any
+
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 
 from .token_budget import check_budget, check_order, check_selector
@@ -151,6 +154,14 @@ def auto_map(family):
         "AutoModelForVision2Seq": head,
         "AutoModelForMultimodalLM": head,
     }
+
+
+def overridden_config(config: PretrainedConfig, divprune_config: Any) -> PretrainedConfig:
+    """Apply the override that `from_pretrained(..., config=config, divprune_config=...)` hands to `__init__`."""
+    if divprune_config is not None:
+        blocks = config.divprune_config, divprune_config
+        config.divprune_config = DivPruneConfig.merged(*blocks, takes_videos=config.takes_videos)
+    return config
 
 
 class DivPruneConfigMixin:

@@ -7,32 +7,27 @@ from typing import Any
 import torch
 from transformers import Cache, PretrainedConfig
 
-from .checkpoint_keys import read_base_checkpoints
 from .compat_generation import GenerationCompat
+from .configuration_divprune import overridden_config
 from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Prompt, check_fit, inputs_of_each_row, to_counts
-from .pruning_divprune import overridden_config
-from .signatures import by_name, stock_base
-from .transformers_surface import HEAD_METHODS, check_methods
+from .signatures import MadeFromStock
+from .transformers_surface import HEAD_METHODS
 
 
-class DivPruneHeadMixin(GenerationCompat):
-    """What the families' models with a language modelling head share.
+class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
+    """What the families' models with a language modelling head share; a family names its inner model `inner_class`.
 
-    A family names its inner model as `inner_class`.
+    Modifications:
+    - the inner model is the family's pruned one;
+    - `forward` and `generate` take `num_image_tokens_kept`;
+    - `select_image_tokens` is new;
+    - `generate` compares the placeholders of each row with images and counts before it encodes anything;
+    - a model that drafts gets only the inputs that it takes.
     """
 
     inner_class: type
-    extended: dict[str, tuple[str, ...]] = {"forward": (IMAGE.counts,), "generate": ()}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        stock = stock_base(cls)
-        if stock is None:
-            return
-        check_methods(stock, HEAD_METHODS)
-        for name, names in cls.extended.items():
-            setattr(cls, name, by_name(getattr(cls, name), getattr(stock, name), names))
-        read_base_checkpoints(cls, stock)
+    extended = {"forward": (IMAGE.counts,), "generate": ()}
+    needed = HEAD_METHODS
 
     def __init__(self, config: PretrainedConfig, divprune_config: Any = None) -> None:
         super().__init__(overridden_config(config, divprune_config))
@@ -49,7 +44,7 @@ class DivPruneHeadMixin(GenerationCompat):
 
     def generate(self, **inputs: Any) -> Any:
         """As the stock model's. Placeholders, counts and images that do not fit each other raise a `ValueError`."""
-        prompt_ids = inputs.get("input_ids", inputs.get("inputs"))
+        prompt_ids = inputs.get("inputs") if inputs.get("input_ids") is None else inputs["input_ids"]
         # The images of earlier turns are in the cache, those of a finished `inputs_embeds` in there.
         has_cache = any(isinstance(value, Cache) for value in inputs.values()) or inputs.get("past_key_values")
         if prompt_ids is None or inputs.get("inputs_embeds") is not None or has_cache:
@@ -66,7 +61,7 @@ class DivPruneHeadMixin(GenerationCompat):
             elif counts is not None:
                 inputs_of_each_row(placeholders, counts, modality)
             rows[modality] = placeholders
-        told = PROMPT.set(Prompt(self.model, placeholders=rows))
+        told = PROMPT.set(Prompt(self.model, rows))
         try:
             return super().generate(**inputs)
         finally:
@@ -76,16 +71,19 @@ class DivPruneHeadMixin(GenerationCompat):
         """As the stock model's, but a model that drafts is handed of our inputs only what it takes."""
         drafter = arguments.get("assistant_model")
         if drafter is not None:
-            not_taken = set(inspect.signature(self.forward).parameters) - set(
-                inspect.signature(drafter.forward).parameters
-            )
+            ours, taken = (inspect.signature(model.forward).parameters for model in (self, drafter))
             model_kwargs = arguments["model_kwargs"]
-            arguments["model_kwargs"] = {k: v for k, v in model_kwargs.items() if k not in not_taken}
+            arguments["model_kwargs"] = {k: v for k, v in model_kwargs.items() if k in taken or k not in ours}
         return super()._get_candidate_generator(**arguments)
 
 
 class DivPruneVideoHeadMixin(DivPruneHeadMixin):
-    """What the heads of families that take videos share besides."""
+    """What the heads of families that take videos share besides.
+
+    Modifications:
+    - `forward` and `generate` take `num_video_tokens_kept`;
+    - `select_video_tokens` is new.
+    """
 
     extended = {**DivPruneHeadMixin.extended, "forward": (IMAGE.counts, VIDEO.counts)}
 

@@ -41,6 +41,7 @@ class AnyResolutionMixin:
     """What the inner models of LLaVA-NeXT and LLaVA-NeXT-Video share.
 
     Modifications:
+    - base view, unpadded crops and newline rows of an image are one pool with one budget, as in the paper's code;
     - `image_sizes` that do not fit the pixels raise one clear `ValueError`, and are read before the vision tower runs;
     - `pack_image_features` does not wait for the vision tower.
     """

@@ -18,20 +18,16 @@ from .max_min_diversity_triton import pick_with_triton
 from .no_waiting import PlaceholdersWithoutWaiting
 from .prompt_counts import Prompt
 from .pruning_divprune import DivPruneModelMixin
-from .signatures import by_name
+from .signatures import MadeFromStock
 from .token_budget import keep_count
+from .token_selection import select_tokens
 from .transformers_surface import check_methods
 
 
 class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
     """LLaVA-1.5 without its language modelling head.
 
-    Modifications:
-    - `get_image_features` returns the kept features of each image, (K, width), instead of all of them, (M, width);
-    - `forward` and the methods above take `num_image_tokens_kept` (int64, one count per image), which the
-      processor writes; without it the budget is `config.divprune_config`;
-    - `select_image_tokens` is new;
-    - a prompt that does not fit the features raises one clear `ValueError`, row by row.
+    Modifications: those of `DivPruneModelMixin`.
     """
 
     config_class = DivPruneLlavaConfig
@@ -40,12 +36,7 @@ class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
 class DivPruneLlavaForConditionalGeneration(DivPruneHeadMixin, LlavaForConditionalGeneration):
     """LLaVA-1.5 with its language modelling head.
 
-    Modifications:
-    - the inner model is `DivPruneLlavaModel`;
-    - `forward` and `generate` take `num_image_tokens_kept`;
-    - `select_image_tokens` is new;
-    - `generate` compares the placeholders of each row with images and counts before it encodes anything;
-    - before transformers 5.23, beams and several answers per prompt repeat the images of a row together.
+    Modifications: those of `DivPruneHeadMixin`.
     """
 
     config_class = DivPruneLlavaConfig

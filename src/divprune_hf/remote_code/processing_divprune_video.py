@@ -3,6 +3,7 @@
 
 from .transformers_surface import check_methods  # noqa: F401  first: it says what a release of transformers lacks
 
+
 # isort: split
 from typing import Any
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-import torch
-
 
 @dataclass(frozen=True)
 class Modality:
@@ -50,12 +48,13 @@ MODALITIES = (IMAGE, VIDEO)
 class Prompt:
     """What a running `forward` or `generate` tells the methods that make features.
 
-    Each entry is taken once. `fitting` holds the modalities whose features fit the prompt, row by row.
+    `counts` are what the processor said, by modality, or None; `placeholders` how many each row of the prompt has.
+    `fitting` holds the modalities whose features were found to fit, row by row, until they are put in place.
     """
 
-    model: torch.nn.Module
-    counts: dict[Modality, Any] = field(default_factory=dict)
-    placeholders: dict[Modality, list[int]] = field(default_factory=dict)
+    model: Any
+    placeholders: dict[Modality, list[int]]
+    counts: dict[Modality, list[int] | None] = field(default_factory=dict)
     fitting: set[Modality] = field(default_factory=set)
 
 
@@ -63,7 +62,7 @@ class Prompt:
 PROMPT: ContextVar[Prompt | None] = ContextVar("divprune_prompt", default=None)
 
 
-def prompt_of(model: torch.nn.Module) -> Prompt | None:
+def prompt_of(model: Any) -> Prompt | None:
     """The prompt that `model` is answering in this thread, if any."""
     prompt = PROMPT.get()
     return prompt if prompt is not None and prompt.model is model else None

@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from .baseline_selectors import select_baseline_tokens
-from .checkpoint_keys import read_base_checkpoints
-from .configuration_divprune import DivPruneConfig
-from .max_min_diversity import select_diverse_tokens_of_images
+from .configuration_divprune import overridden_config
 from .no_waiting import PlaceholdersWithoutWaiting
 from .prompt_counts import (
     IMAGE,
@@ -29,33 +26,21 @@ from .prompt_counts import (
     prompt_of,
     to_counts,
 )
-from .signatures import by_name, stock_base
-from .token_budget import keep_count
-from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS, check_methods
+from .signatures import MadeFromStock
+from .token_selection import feature_list, kept_counts, select_tokens
+from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS
 
 
-Features = list[torch.Tensor]
+class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
+    """What the families' inner models share.
 
-
-def feature_list(outputs: Any) -> Features:
-    """The features of each image or video, (M, width): transformers 4.57 returns them bare, 5 in an output.
-
-    A video comes as (frames, M / frames, width) where it was not flattened yet.
+    Modifications:
+    - `get_image_features` returns the kept features of each image, (K, width), instead of all of them, (M, width);
+    - `forward` and `get_image_features` take `num_image_tokens_kept` (int64, `(num_images,)`), which the processor
+      writes; without it the budget is `config.divprune_config`;
+    - `select_image_tokens` is new;
+    - a prompt that does not fit the features, row by row, raises one clear `ValueError`.
     """
-    bare = isinstance(outputs, (list, tuple))
-    return [features.flatten(0, -2) for features in (outputs if bare else outputs.pooler_output)]
-
-
-def overridden_config(config: PretrainedConfig, divprune_config: Any) -> PretrainedConfig:
-    """`from_pretrained(..., config=config, divprune_config=...)` and `pipeline` hand the override to `__init__`."""
-    if divprune_config is not None:
-        blocks = config.divprune_config, divprune_config
-        config.divprune_config = DivPruneConfig.merged(*blocks, takes_videos=config.takes_videos)
-    return config
-
-
-class DivPruneModelMixin(PlaceholdersWithoutWaiting):
-    """What the families' inner models share; each takes what its stock class takes, and the kept counts."""
 
     extended = {
         "forward": (IMAGE.counts,),
@@ -63,23 +48,11 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
         "select_image_tokens": (IMAGE.counts,),
         "get_placeholder_mask": (),
     }
-    stock_methods = {"select_image_tokens": "get_image_features"}
-    needed_methods = (INNER_METHODS,)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        stock = stock_base(cls)
-        if stock is None:
-            return
-        for methods in cls.needed_methods:
-            check_methods(stock, methods)
-        for name, names in cls.extended.items():
-            stock_method = getattr(stock, cls.stock_methods.get(name, name))
-            setattr(cls, name, by_name(getattr(cls, name), stock_method, names))
-        read_base_checkpoints(cls, stock)
+    taking_what = {"select_image_tokens": "get_image_features"}
+    needed = INNER_METHODS
 
     def __init__(self, config: PretrainedConfig, divprune_config: Any = None) -> None:
-        super().__init__(overridden_config(config, divprune_config))
+        super().__init__(overridden_config(config, divprune_config))  # type: ignore[call-arg]  # the stock class's
 
     def forward(self, **inputs: Any) -> Any:
         """As the stock model's, on the kept features: what the prompt is gets told to `get_image_features`."""
@@ -92,9 +65,9 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
         rows = {modality: self._placeholders(modality, prompt_ids, embeds).sum(-1).tolist() for modality in present}
         counts = {modality: to_counts(values, modality) for modality, values in zip(MODALITIES, given)}
         for modality in present:
-            if counts[modality] is not None:
-                inputs_of_each_row(rows[modality], counts[modality], modality)
-        told = PROMPT.set(Prompt(self, counts, rows))
+            if (kept := counts[modality]) is not None:
+                inputs_of_each_row(rows[modality], kept, modality)
+        told = PROMPT.set(Prompt(self, rows, counts))
         try:
             return super().forward(**inputs)
         finally:
@@ -104,7 +77,7 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
         """As the stock model's, with the kept features of each image, (K, width), in place of all, (M, width)."""
         return self._get_kept_features(IMAGE, super().get_image_features, inputs)
 
-    def select_image_tokens(self, **inputs: Any) -> Features:
+    def select_image_tokens(self, **inputs: Any) -> list[torch.Tensor]:
         """Which visual tokens of each image are kept; takes what `get_image_features` takes.
 
         Args:
@@ -123,12 +96,16 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
     def get_placeholder_mask(self, **inputs: Any) -> Any:
         """As the stock model's, with an error that says what to do."""
         prompt = prompt_of(self)
+        fitting = prompt.fitting if prompt is not None else set()
         for modality in MODALITIES:
             kept = inputs.get(modality.features)
-            if kept is not None and (prompt is None or modality not in prompt.fitting):
+            if kept is not None and modality not in fitting:
                 mask = self._placeholders(modality, inputs["input_ids"], inputs["inputs_embeds"])
                 check_fit(int(mask.sum()), kept.numel() // inputs["inputs_embeds"].shape[-1], modality)
-        return super().get_placeholder_mask(**inputs)
+        masks = super().get_placeholder_mask(**inputs)
+        # Once: a prompt may grow and be looked at again.
+        fitting -= {modality for modality in fitting if inputs.get(modality.features) is not None}
+        return masks
 
     def _placeholders(self, modality: Modality, input_ids: Any, inputs_embeds: Any) -> torch.Tensor:
         """Where the prompt has placeholders: `torch.BoolTensor` of shape `(batch, sequence)`."""
@@ -147,11 +124,11 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
 
         Indices are None where everything is kept and there is nothing to select.
         """
-        counts, prompt, rows = inputs.pop(modality.counts, None), prompt_of(self), None
-        if prompt is not None:
-            told = prompt.counts.pop(modality, None)
-            counts, rows = told if counts is None else counts, prompt.placeholders.pop(modality, None)
-        counts = to_counts(counts, modality)
+        counts, prompt = to_counts(inputs.pop(modality.counts, None), modality), prompt_of(self)
+        rows = None
+        if prompt is not None:  # told once: a second call by somebody else is about other pixels
+            told, rows = prompt.counts.pop(modality, None), prompt.placeholders.pop(modality, None)
+            counts = told if counts is None else counts
         if HAS_IMAGE_HOOK:  # transformers 5, where a config may turn the output into a tuple; 4.57 returns a list
             inputs["return_dict"] = True
         inputs = self._checked_inputs(modality, inputs)
@@ -159,30 +136,15 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
         pixels = [inputs.pop(name) for name in (modality.pixels, IMAGE.pixels) if name in inputs]
         outputs = get_all_features(*pixels, **inputs)
         all_features = feature_list(outputs)
-        available = [len(features) for features in all_features]
-        if counts is None:
-            budget = getattr(self.config.divprune_config, modality.budget)
-            counts = [keep_count(num_available, **budget) for num_available in available]
-            if rows is not None:
-                inputs_of_each_row(rows, counts, modality)
-        if len(counts) != len(available) or any(kept > m for kept, m in zip(counts, available)):
-            raise ValueError(
-                f"Got {modality.counts}={counts} for {modality.name}s of {available} visual tokens, expected one count "
-                f"per {modality.name}, at most the visual tokens of the {modality.name}."
-            )
+        kept = kept_counts(self.config, modality, [len(features) for features in all_features], counts)
         if prompt is not None and rows is not None:
+            inputs_of_each_row(rows, kept, modality)
             prompt.fitting.add(modality)
-        return outputs, all_features, self._select(all_features, counts, pixels[0], inputs.get("image_sizes"))
+        return outputs, all_features, self._select(all_features, kept, pixels[0], inputs.get("image_sizes"))
 
-    def _select(self, all_features: Features, counts: list[int], pixels: Any, image_sizes: Any) -> list:
-        """The indices to keep of each image or video, all at once; None where everything is kept."""
-        settings = self.config.divprune_config
-        if settings.selector != "max_min":
-            return select_baseline_tokens(self.config, pixels, image_sizes, all_features, counts)
-        pruned = [i for i, features in enumerate(all_features) if counts[i] < len(features)]
-        features, budgets = ([values[i] for i in pruned] for values in (all_features, counts))
-        picks = dict(zip(pruned, select_diverse_tokens_of_images(features, budgets, settings.order) if pruned else []))
-        return [picks.get(i) for i in range(len(counts))]
+    def _select(self, *arguments: Any) -> list[torch.Tensor | None]:
+        """See `select_tokens`. The one place where tokens are picked: the benchmarks' oracle puts its own here."""
+        return select_tokens(self.config, *arguments)
 
     def _get_kept_features(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict) -> Any:
         return_dict = inputs.pop("return_dict", None)
@@ -198,7 +160,9 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
         return outputs if return_dict else outputs.to_tuple()
 
     @torch.no_grad()
-    def _select_tokens(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict) -> Features:
+    def _select_tokens(
+        self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict
+    ) -> list[torch.Tensor]:
         inputs.pop("return_dict", None)
         _, all_features, indices = self._encode_and_select(modality, get_all_features, inputs)
         return [
@@ -208,14 +172,21 @@ class DivPruneModelMixin(PlaceholdersWithoutWaiting):
 
 
 class DivPruneVideoModelMixin(DivPruneModelMixin):
-    """What the inner models of families that take videos share besides."""
+    """What the inner models of families that take videos share besides.
+
+    Modifications:
+    - `get_video_features` returns the kept features of each video, (K, width). All frames of a video are one pool, so
+      what repeats from frame to frame is what is dropped;
+    - `forward` and `get_video_features` take `num_video_tokens_kept` (int64, `(num_videos,)`);
+    - `select_video_tokens` is new.
+    """
 
     extended = {
         **DivPruneModelMixin.extended,
         "forward": (IMAGE.counts, VIDEO.counts),
         "get_video_features": (VIDEO.counts,),
     }
-    needed_methods = (INNER_METHODS, VIDEO_METHODS)
+    needed = VIDEO_METHODS
 
     def get_video_features(self, **inputs: Any) -> Any:
         """As the stock model's, with the kept features of each video, (K, width): all its frames are one pool."""
@@ -223,7 +194,7 @@ class DivPruneVideoModelMixin(DivPruneModelMixin):
 
     def select_video_tokens(
         self, pixel_values_videos: torch.Tensor, num_video_tokens_kept: Any = None, **inputs: Any
-    ) -> Features:
+    ) -> list[torch.Tensor]:
         """Which visual tokens of each video are kept.
 
         Args:

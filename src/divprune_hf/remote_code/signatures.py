@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overrides that take what the method of their stock class takes, whatever that is in this release.
+"""Classes made from a stock class, whose overrides take what its methods take, whatever that is in this release.
 
 `generate`, its check of unused arguments and `Trainer` read signatures, and stock code calls by position or by name.
 """
@@ -9,10 +9,33 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from .checkpoint_keys import read_base_checkpoints
+from .transformers_surface import check_methods
 
-def stock_base(cls: type) -> type | None:
-    """The class of transformers that `cls` is made from, or None for a class that is made from one of ours."""
-    return next((base for base in cls.__bases__ if base.__module__.startswith("transformers.models.")), None)
+
+class MadeFromStock:
+    """A mixin in front of a class of transformers, which it checks for what it needs when it meets it.
+
+    Its methods in `extended` take the stock method's arguments, and receive all of them by name.
+    """
+
+    # The methods, and the keyword-only arguments that they take besides.
+    extended: dict[str, tuple[str, ...]] = {}
+    # New methods with the signature of a stock one, and that one's name.
+    taking_what: dict[str, str] = {}
+    # What the stock class must have: methods, and the parameters that they must name.
+    needed: dict[str, tuple[str, ...]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        stock = next((base for base in cls.__bases__ if base.__module__.startswith("transformers.models.")), None)
+        if stock is None:  # a mixin, or a user's subclass of a family's class
+            return
+        check_methods(stock, cls.needed)
+        for name, names in cls.extended.items():
+            stock_method = getattr(stock, cls.taking_what.get(name, name))
+            setattr(cls, name, by_name(getattr(cls, name), stock_method, names))
+        read_base_checkpoints(cls, stock)
 
 
 def by_name(method: Callable[..., Any], stock_method: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:

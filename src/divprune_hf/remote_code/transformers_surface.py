@@ -56,9 +56,10 @@ INNER_METHODS = {
     "get_placeholder_mask": ("input_ids", "inputs_embeds", "image_features"),
 }
 VIDEO_METHODS = {
-    "forward": ("pixel_values_videos",),
+    **INNER_METHODS,
+    "forward": (*INNER_METHODS["forward"], "pixel_values_videos"),
     "get_video_features": (),  # what it calls its pixels has changed
-    "get_placeholder_mask": ("video_features",),
+    "get_placeholder_mask": (*INNER_METHODS["get_placeholder_mask"], "video_features"),
 }
 HEAD_METHODS = {"forward": ("input_ids", "pixel_values"), "generate": ("inputs", "generation_config")}
 PROCESSOR_METHODS = {
