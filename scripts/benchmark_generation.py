@@ -122,7 +122,7 @@ def measure(shape_name, models, batch, budget, options):
                 "prefill_ms": 1000 * first,
                 "tokens_per_second": batch * (options.new_tokens - 1) / others,
                 "peak_bytes": peak,
-                "kv_bytes": kv_bytes(output.past_key_values),
+                "kv_bytes": kv_bytes(output["cache" if "cache" in output else "past_key_values"]),
                 "decoding": "compiled" if options.compiled else "eager",
             }
         )

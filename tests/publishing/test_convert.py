@@ -9,6 +9,7 @@ import pytest
 from folders import edit_json, file_hashes, load_json
 
 from divprune_hf import DivPruneConfig, convert_checkpoint
+from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 
 
 KEPT_FILES = {
@@ -84,7 +85,7 @@ def test_shipped_code_is_the_packages_byte_for_byte(base, tmp_path):
     assert all((variant / name).read_bytes() == (room / name).read_bytes() for name in shipped_files())
 
 
-def test_config_differs_from_the_bases_in_model_type_classes_and_budget_alone(base, tmp_path):
+def test_config_differs_from_the_bases_in_model_type_classes_budget_and_tested_releases_alone(base, tmp_path):
     edit_json(base / "config.json", image_seq_length=36, something_else={"kept": [1, None]})
     of_base = load_json(base / "config.json")
     of_variant = load_json(convert_checkpoint(base, tmp_path / "variant", {"num_tokens": 7}) / "config.json")
@@ -101,6 +102,7 @@ def test_config_differs_from_the_bases_in_model_type_classes_and_budget_alone(ba
             "AutoModelForMultimodalLM": head,
         },
         "divprune_config": {"num_tokens": 7, "order": "raster"},
+        "divprune_tested_transformers": list(TESTED_TRANSFORMERS),
     }
 
 

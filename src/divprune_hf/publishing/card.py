@@ -11,6 +11,7 @@ from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.card_figures import figures
 from divprune_hf.publishing.variants import Licence, Variant, variant_of
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 
 
 LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
@@ -98,6 +99,7 @@ def render_card(facts: CardFacts) -> str:
         choice=CHOICES[facts.divprune_config.selector],
         video=VIDEO.substitute(name=facts.name, revision=revision) if facts.takes_videos else "",
         pinning=pin,
+        tested=", ".join(TESTED_TRANSFORMERS),
         revision=revision,
         code_revision=f', code_revision="{facts.tag}"' if facts.tag else "",
         figures=figures(facts.row, facts.divprune_config),

@@ -7,10 +7,10 @@ missing stops the import and is named, and a release newer than all tested ones 
 
 import importlib
 import inspect
+import re
 from typing import Any
 
 import transformers
-from packaging.version import Version
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
@@ -97,9 +97,8 @@ def check_release() -> None:
 
     Warns once where the release is newer than all tested ones and has everything.
     """
-    version, newest = Version(transformers.__version__), TESTED_TRANSFORMERS[-1]
-    is_4 = "AutoModelForVision2Seq" in dir(transformers)  # `hasattr` would import its module
-    if version < Version("4.57") or not (HAS_IMAGE_HOOK or is_4):
+    release, newest = major_and_minor(transformers.__version__), TESTED_TRANSFORMERS[-1]
+    if release < (4, 57) or not (HAS_IMAGE_HOOK or release[0] == 4):
         raise ImportError(
             f"DivPrune models need transformers 4.57, or 5.10 and later; found {transformers.__version__}. {advice()}"
         )
@@ -110,11 +109,16 @@ def check_release() -> None:
                 if name not in here:
                     raise missing(f"{module}.{name}")
     check_methods(ProcessorMixin, PROCESSOR_HOOKS if HAS_IMAGE_HOOK else PROCESSOR_METHODS)
-    if version.release[:2] > Version(newest).release[:2]:
+    if release > major_and_minor(newest):
         logging.get_logger(__name__).warning_once(
             f"This DivPrune code was tested with transformers up to {newest}, and found all it needs in "
             f"{transformers.__version__}. If answers look wrong, compare them with those of transformers {newest}."
         )
+
+
+def major_and_minor(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def missing(symbol: str) -> ImportError:
