@@ -134,8 +134,9 @@ def test_our_processor_with_a_stock_model_is_refused(family, photos, call):
     inputs = processor(images=photos[:1], text="w1 <image> w2", return_tensors="pt")
     stock = LlavaForConditionalGeneration.from_pretrained(family.base).eval()
     without = {name: value for name, value in inputs.items() if name != "num_image_tokens_kept"}
-    with pytest.raises(ValueError):
-        call(stock, without)
+    for given in (inputs, without):
+        with pytest.raises(ValueError):
+            call(stock, given)
 
 
 def test_placeholders_without_pictures_are_refused_and_text_alone_is_not(case):
