@@ -146,6 +146,7 @@ def test_a_release_that_is_too_old_is_refused(monkeypatch, version):
         surface.check_release()
 
 
+@pytest.mark.skipif(not surface.HAS_IMAGE_HOOK, reason="transformers 4.57 cannot pass for a newer one")
 @pytest.mark.parametrize(("version", "is_mentioned"), [("99.0.0", True), (surface.TESTED_TRANSFORMERS[-1], False)])
 def test_a_newer_release_is_mentioned_once(monkeypatch, caplog, version, is_mentioned):
     transformers.utils.logging.get_logger("transformers").addHandler(caplog.handler)
