@@ -1,6 +1,9 @@
 """Variant folder -> model repo on the Hub: one commit, one tag, and weights that the Hub copies by itself."""
 
+import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 import divprune_hf
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing import checks, plan
+from divprune_hf.publishing.base_comparison import compare_with_base
 from divprune_hf.publishing.card import CardFacts, licence_metadata, render_card, rendered_facts
 from divprune_hf.publishing.card_metadata import check_metadata, with_metadata
 from divprune_hf.publishing.hub_errors import explained
@@ -104,12 +108,15 @@ def push_files(
         planned = [plan.plan_file(name, contents[name], base, target.files) for name in sorted(contents)]
         planned += [plan.plan_remote_file(name, base, target.files) for name in (remote.names if remote else [])]
         check_claim(contents["README.md"].decode(), plan.changed_weights(planned, base), base)
+        if base is not None and base.files and recorded:
+            check_base(folder, contents, recorded, base, remote)
         stale = plan.stale_files(planned, target.files)
         changes = bool(stale) or any(file.origin != "unchanged" for file in planned)
         check_tag(target, tag, changes)
         if changes:  # the costly check comes last, and nothing has been written so far
             size = sum((folder / name).stat().st_size for name in weights)
-            checks.check_loads(folder, size, has_weights=remote is None)
+            with only(contents) as pushed:  # what stays behind is not loaded either
+                checks.check_loads(pushed, size, has_weights=remote is None)
         if dry_run:
             say(plan.describe(planned, stale))
             return PushResult(repo_id, None, tag, planned)
@@ -180,13 +187,50 @@ def check_claim(text: str, changed: list[str], base: plan.Base | None) -> None:
         )
 
 
+def check_base(folder, contents, recorded, base, remote):
+    """Refuse a variant that differs from its base in what `convert` keeps; see `compare_with_base`."""
+    if remote is not None:  # made of the base's files a moment ago
+        return
+    here = {name: content for name, content in contents.items() if isinstance(content, Path)}
+    comparison = compare_with_base(
+        folder,
+        list(contents),
+        recorded,
+        base.files,
+        lambda name, other: plan.is_same(here[name], here[name].stat().st_size, other),
+    )
+    if comparison.differences:
+        raise ValueError(
+            f"{folder} is not what its base makes it: {'; '.join(comparison.differences)}. Convert it again, or remove "
+            "divprune_base from config.json if this is a model of its own."
+        )
+
+
+@contextmanager
+def only(contents):
+    """A folder with these files and no others, the weights as links."""
+    with tempfile.TemporaryDirectory(prefix="divprune-push-") as name:
+        for path, content in contents.items():
+            target = Path(name, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                target.write_bytes(content)
+            elif path.endswith(".safetensors"):
+                target.symlink_to(content)
+            else:
+                shutil.copyfile(content, target)
+        yield Path(name)
+
+
 def check_links(folder: Path) -> None:
-    """Refuse a folder with a link that leads out of it: who pushes would not see what it publishes."""
+    """Refuse a folder with a link that leads out of it, as who pushes would not see what it publishes, or with pipes."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder, expected a variant (divprune-hf convert BASE OUT).")
     for path in folder.rglob("*"):
         if folder not in path.resolve().parents:
             raise ValueError(f"{path} is a link that leads out of the folder: put a copy in its place.")
+        if not path.is_dir():
+            files.regular_file(path)
 
 
 def variant_files(folder: Path, say: Callable[[str], object]) -> dict[str, Path]:
@@ -214,7 +258,10 @@ def card(folder, config, repo_id, tag, licence):
     """The card to push: as `convert` rendered it, but for this repo and tag. An edited one only gets the licence."""
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else None
-    facts = rendered_facts(text, config) if text is not None else CardFacts.of_config(repo_id, config, folder.name)
+    if text is None:  # `convert` writes a card; `save_pretrained` does not
+        facts = replace(CardFacts.of_config(repo_id, config, folder.name), saved=True)
+    else:
+        facts = rendered_facts(text, config)
     if facts is not None:
         return render_card(replace(facts, name=repo_id, tag=tag, licence=licence))
     return with_metadata(text, licence_metadata(licence))
