@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from divprune_hf.budget import set_budget
 from divprune_hf.families import FAMILIES
-from divprune_hf.publishing.checkpoint_files import check_vision_tower, family_of, is_variant, weight_files
+from divprune_hf.publishing.checkpoint_files import family_of, is_variant, weight_files
 from divprune_hf.publishing.convert import to_json
 from divprune_hf.publishing.hub_errors import explained
 from divprune_hf.publishing.json_files import exists, read_json
@@ -68,12 +68,7 @@ def load_pruned(
         if any(value is not None for value in budget.values()):
             set_budget(model, processor, **budget)
         return model.eval(), processor
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise ValueError(
-            f"{model_id} is of model_type {config.model_type!r}, expected one of {sorted(FAMILIES)} or a variant of it."
-        )
-    check_vision_tower(config.to_dict(), model_id)
+    family = FAMILIES[config.model_type]
     divprune_config = DivPruneConfig.merged(override=budget, takes_videos=family.takes_videos)
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     config = family.config_class(**settings, divprune_config=divprune_config)

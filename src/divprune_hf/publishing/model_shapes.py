@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from divprune_hf.families import Family
+from divprune_hf.publishing.variant_configs import one_line
 
 
 def needed_shapes(config: dict[str, Any], family: Family, source: str | Path) -> list[tuple[int, ...]]:
@@ -26,8 +27,7 @@ def needed_shapes(config: dict[str, Any], family: Family, source: str | Path) ->
             model = family.head_class(family.config_class.from_dict(dict(config)))
         check_reachable(model.config)
     except Exception as error:  # the errors of impossible sizes have no common class
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"No model can be built from config.json of {source} ({reason}).") from None
+        raise ValueError(f"No model can be built from config.json of {source} ({one_line(error)}).") from None
     weights = model.state_dict()
     if getattr(model.config.get_text_config(), "tie_word_embeddings", False) or model.config.tie_word_embeddings:
         weights = {name: weight for name, weight in weights.items() if not name.startswith("lm_head.")}

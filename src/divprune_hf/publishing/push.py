@@ -223,7 +223,7 @@ def only(contents):
 
 
 def check_links(folder: Path) -> None:
-    """Refuse a folder with a link that leads out of it, as who pushes would not see what it publishes, or with pipes."""
+    """Refuse a folder with a link that leads out of it, which nobody sees who pushes, or with pipes."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder, expected a variant (divprune-hf convert BASE OUT).")
     for path in folder.rglob("*"):
