@@ -103,8 +103,8 @@ def test_a_trained_variant_of_a_hub_base_says_that_its_weights_are_others(hub, v
     assert "byte for byte" not in hub.store.repos[NAME].files()["README.md"].content.decode()
 
 
-def test_a_saved_folder_is_converted_and_saved_again(make_checkpoint, photo, tmp_path, family):
-    model, processor = train_and_save(make_checkpoint(family=family).variant, tmp_path / "saved")
+def test_a_saved_folder_is_converted_and_saved_again(make_checkpoint, tmp_path, family):
+    train_and_save(make_checkpoint(family=family).variant, tmp_path / "saved")
     converted = divprune_hf.convert_checkpoint(tmp_path / "saved", tmp_path / "converted", {"num_tokens": 5})
     divprune_hf.verify_variant(converted)
     again, processor = train_and_save(converted, tmp_path / "again")
@@ -173,7 +173,7 @@ AutoProcessor.from_pretrained(source, trust_remote_code=True).save_pretrained(fo
 
 
 def test_remote_code_saves_what_loads_again_without_the_package(make_checkpoint, run_isolated, photo, tmp_path):
-    """Of the code it has what transformers fetched for it, so `verify` may miss files; a folder it loads from is whole."""
+    """It saves the code that transformers fetched for it, which may lack other families: `verify` would name those."""
     run_isolated(SAVE_REMOTE, make_checkpoint().variant, tmp_path / "saved")
     remote = json.loads(run_isolated(ASK, tmp_path / "saved", photo, "llava").splitlines()[-1])
     assert all(module.startswith("transformers_modules.") for module in remote["modules"])
