@@ -217,6 +217,7 @@ def test_a_pipe_anywhere_in_a_variant_is_not_waited_for(hub, variant, name):
 BAD_JSON = {
     "deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "deep_list": b'{"a":' + b"[" * 100_000,
+    "deep_for_python_alone": b'{"a":' + b"[" * 400 + b"]" * 400 + b"}",
     "twice": b'{"model_type": "llava", "model_type": "evil"}',
     "many_digits": b'{"a": 1' + b"0" * 5000 + b"}",
     "no_utf8": b'{"a": "\xff"}',

@@ -9,9 +9,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.hf_api import RepoFile
 
 from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing.convert import variant_contents
 from divprune_hf.publishing.hub_errors import redact
 from divprune_hf.publishing.judged_files import JUDGED_FILES
+from divprune_hf.publishing.variant_files import variant_contents
 
 
 # Tells if a file of the variant has the content of a file of the base.

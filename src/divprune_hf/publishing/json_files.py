@@ -8,6 +8,7 @@ from typing import Any
 
 
 LARGEST_JSON = 2**28  # bytes; the largest tokenizer.json is a tenth of it
+DEEPEST_JSON = 100  # levels; the deepest config of a LLaVA has five
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -53,6 +54,7 @@ def parse_json(text: bytes, source: str | Path) -> dict[str, Any]:
     """Return the JSON object in a text; a `ValueError` names `source` where there is none."""
     try:
         content = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
+        check_depth(content)
     except RecursionError:
         raise ValueError(f"{source} is not valid JSON (it is nested too deeply).") from None
     except ValueError as error:  # also bytes that are no UTF-8, and numbers of too many digits
@@ -70,3 +72,18 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} stands there twice")
     return content
+
+
+def check_depth(content: Any) -> None:
+    """Raise a `RecursionError` where what looks at every level, here or in a library, would."""
+    level = [content]
+    for _ in range(DEEPEST_JSON):
+        level = [
+            part
+            for parts in level
+            if isinstance(parts, (dict, list))
+            for part in (parts.values() if isinstance(parts, dict) else parts)
+        ]
+        if not level:
+            return
+    raise RecursionError

@@ -1,9 +1,6 @@
 """Variant folder -> model repo on the Hub: one commit, one tag, and weights that the Hub copies by itself."""
 
-import shutil
-import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +11,10 @@ from huggingface_hub.utils import validate_repo_id
 import divprune_hf
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing import checks, plan
-from divprune_hf.publishing.base_comparison import compare_with_base
 from divprune_hf.publishing.card import CardFacts, licence_metadata, render_card, rendered_facts
 from divprune_hf.publishing.card_metadata import check_metadata, with_metadata
 from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.pushed_files import check_base, only
 from divprune_hf.publishing.target import Target, find_target
 from divprune_hf.publishing.variants import licence_for
 
@@ -185,41 +182,6 @@ def check_claim(text: str, changed: list[str], base: plan.Base | None) -> None:
             f"{', '.join(changed)} differs from the file of {base.repo_id} at commit {base.commit}, but README.md says "
             f'"{CLAIM}": write there what was done to the weights.'
         )
-
-
-def check_base(folder, contents, recorded, base, remote):
-    """Refuse a variant that differs from its base in what `convert` keeps; see `compare_with_base`."""
-    if remote is not None:  # made of the base's files a moment ago
-        return
-    here = {name: content for name, content in contents.items() if isinstance(content, Path)}
-    comparison = compare_with_base(
-        folder,
-        list(contents),
-        recorded,
-        base.files,
-        lambda name, other: plan.is_same(here[name], here[name].stat().st_size, other),
-    )
-    if comparison.differences:
-        raise ValueError(
-            f"{folder} is not what its base makes it: {'; '.join(comparison.differences)}. Convert it again, or remove "
-            "divprune_base from config.json if this is a model of its own."
-        )
-
-
-@contextmanager
-def only(contents):
-    """A folder with these files and no others, the weights as links."""
-    with tempfile.TemporaryDirectory(prefix="divprune-push-") as name:
-        for path, content in contents.items():
-            target = Path(name, path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                target.write_bytes(content)
-            elif path.endswith(".safetensors"):
-                target.symlink_to(content)
-            else:
-                shutil.copyfile(content, target)
-        yield Path(name)
 
 
 def check_links(folder: Path) -> None:
