@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import cached_file
 
 from divprune_hf.budget import set_budget
 from divprune_hf.families import FAMILIES
-from divprune_hf.publishing.checkpoint_files import check_vision_tower, read_json, weight_files
-from divprune_hf.publishing.convert import to_json
+from divprune_hf.publishing.checkpoint_files import family_of, is_variant, weight_files
+from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.json_files import exists, read_json
+from divprune_hf.publishing.judged_files import JUDGED_FILES, REPLACED, check_names_no_code, judge
 from divprune_hf.publishing.variant_configs import variant_processor_config
+from divprune_hf.publishing.variant_files import to_json
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
@@ -54,9 +58,8 @@ def load_pruned(
     DivPruneConfig.merged(override=budget, takes_videos=True)  # an impossible budget fails before anything is loaded
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"Got device={device!r}, but torch finds no CUDA device here; expected one such as cpu.")
-    if Path(model_id).is_dir():
-        weight_files(model_id)  # a truncated file is named here; while loading, the error would not say which
-    source = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    commit = check_before_loading(model_id, revision)
+    source = {"revision": commit, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(model_id, **source)
     placement = {"device_map": device or "auto", "dtype": dtype}
     if hasattr(config, "divprune_config"):
@@ -65,17 +68,34 @@ def load_pruned(
         if any(value is not None for value in budget.values()):
             set_budget(model, processor, **budget)
         return model.eval(), processor
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise ValueError(
-            f"{model_id} is of model_type {config.model_type!r}, expected one of {sorted(FAMILIES)} or a variant of it."
-        )
-    check_vision_tower(config.to_dict(), model_id)
+    family = FAMILIES[config.model_type]
     divprune_config = DivPruneConfig.merged(override=budget, takes_videos=family.takes_videos)
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     config = family.config_class(**settings, divprune_config=divprune_config)
     model = family.head_class.from_pretrained(model_id, config=config, revision=source["revision"], **placement)
     return model.eval(), stock_processor_pruned(model_id, family, config, source, divprune_config)
+
+
+def check_before_loading(model_id: str | Path, revision: str | None) -> str:
+    """Refuse a model whose files name code that is not ours, before transformers reads any of them.
+
+    Returns:
+        The revision to load: of a Hub repo the commit that was judged, for the branch may move.
+    """
+    if Path(model_id).is_dir():
+        folder, commit = Path(model_id), revision or "main"
+    else:
+        with explained(str(model_id)):
+            folder = Path(snapshot_download(str(model_id), revision=revision, allow_patterns=JUDGED_FILES))
+        commit = folder.name
+    config = read_json(folder / "config.json")
+    judge(folder, family_of(config, model_id), is_variant(config))
+    for name in REPLACED:  # `convert` writes its auto_map anew; here it is followed
+        if exists(folder / name):
+            check_names_no_code(folder / name, read_json(folder / name))
+    if Path(model_id).is_dir():
+        weight_files(model_id)  # a truncated file is named here; while loading, the error would not say which
+    return commit
 
 
 def stock_processor_pruned(model_id, family, config, source, divprune_config):

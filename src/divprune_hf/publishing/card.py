@@ -14,6 +14,9 @@ from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 
 
+# What a card says of the weights of a converted variant, and of a model that was saved, such as a trained one.
+OF_THE_BASE = "The weights are the base's, byte for byte:\nnothing was trained and nothing was calibrated."
+SAVED = "The weights were\nsaved by transformers after conversion, and may have been trained further."
 LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
 
 # Which visual tokens a variant keeps, by its selector.
@@ -53,6 +56,7 @@ class CardFacts:
         tag: the tag under which the variant is published.
         takes_videos: whether its family has a budget for videos too.
         row: the row of the table with the base's figures.
+        saved: whether transformers saved it, so that its weights need not be the base's.
     """
 
     name: str
@@ -64,6 +68,7 @@ class CardFacts:
     licence: Licence | None = None
     row: Variant | None = None
     takes_videos: bool = False
+    saved: bool = False
 
     @classmethod
     def of_config(cls, name: str, config: dict, folder_name: str) -> "CardFacts":
@@ -96,6 +101,7 @@ def render_card(facts: CardFacts) -> str:
         name=facts.name,
         source=source(facts),
         budget=budget(facts),
+        weights=SAVED if facts.saved else OF_THE_BASE,
         choice=CHOICES[facts.divprune_config.selector],
         video=VIDEO.substitute(name=facts.name, revision=revision) if facts.takes_videos else "",
         pinning=pin,

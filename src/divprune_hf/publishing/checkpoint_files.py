@@ -1,12 +1,14 @@
 """What a base checkpoint must look like before a file of it is copied, and which of its files are."""
 
-import json
-import struct
 from fnmatch import fnmatch
 from pathlib import Path
 
 from divprune_hf.families import FAMILIES, VISION_MODEL_TYPES
-from divprune_hf.remote_code.configuration_divprune import auto_map
+from divprune_hf.publishing.json_files import exists, read_json, regular_file
+from divprune_hf.publishing.safetensors_headers import check_shard, tensor_shapes
+
+
+__all__ = ["check_shard", "exists", "read_json", "regular_file", "tensor_shapes"]
 
 
 WEIGHT_PATTERNS = ["*.safetensors", "model.safetensors.index.json"]
@@ -15,6 +17,8 @@ PICKLED_PATTERNS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"]
 # Where PEFT is installed, transformers loads the model that an adapter names in place of the one beside it.
 ADAPTER_PATTERNS = ["adapter_config.json", "adapter_model.*"]
 LEGAL_PATTERNS = ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]
+# What a legal text is not, whatever it is called: LICENSE.py would be code.
+OTHER_ENDINGS = ["*.py", "*.json", "*.jinja", "*.safetensors", "*.so", "*.exe", "*.sh", "*/*"]
 # Copied byte for byte. The base's README is not: its card speaks for another model.
 COPIED_PATTERNS = [
     "tokenizer.json",
@@ -34,31 +38,9 @@ COPIED_PATTERNS = [
     *LEGAL_PATTERNS,
 ]
 EDITED_FILES = ["config.json", "processor_config.json"]
-FILES_THAT_NAME_CODE = [
-    *EDITED_FILES,
-    "tokenizer_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "generation_config.json",
-]
-# A base may be a variant of ours, whose classes these are; any other code is foreign.
-OUR_CLASSES = {reference for name in FAMILIES for reference in auto_map(name).values()} | {
-    family.processor_reference for family in FAMILIES.values()
-}
-LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
-
-
-def read_json(path):
-    """The JSON object in a file; a `ValueError` names the file where there is none."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{Path(path).parent} has no {Path(path).name}: expected a checkpoint folder.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a JSON object.")
-    return content
+INDEX = "model.safetensors.index.json"
+# What else may lie in a variant's repo: the card, its pictures and pages beside it, and what the Hub itself writes.
+SHOWN_PATTERNS = ["*.md", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", ".gitattributes"]
 
 
 def family_of(config, source):
@@ -108,46 +90,6 @@ def recorded_base(config):
     return recorded
 
 
-def check_no_foreign_code(folder):
-    """Refuse a base that brings code of its own: its classes would be lost, or run under our name."""
-    for name in FILES_THAT_NAME_CODE:
-        path = Path(folder) / name
-        if not path.is_file():
-            continue
-        content = read_json(path)
-        # The outermost auto_map of an edited file is replaced: that of a variant may point to our classes in any repo.
-        replaced = {"auto_map": content.pop("auto_map", None)} if name in EDITED_FILES else {}
-        references = [*code_references(content), *(ref.split("--")[-1] for ref in code_references(replaced))]
-        foreign = [reference for reference in references if reference not in OUR_CLASSES]
-        if foreign:
-            raise ValueError(
-                f"{path} names foreign remote code {foreign}: expected a checkpoint that runs on stock "
-                "transformers classes."
-            )
-
-
-def code_references(content):
-    """The code that a config file names, also in the configs that it holds.
-
-    It is the classes in an `auto_map`, and an implementation of attention or experts that is a repo of kernels.
-    """
-    if isinstance(content, list):
-        for part in content:
-            yield from code_references(part)
-    for name, value in content.items() if isinstance(content, dict) else ():
-        if name == "auto_map":
-            entries = value.values() if isinstance(value, dict) else [value]
-            for entry in entries:
-                yield from (
-                    str(reference) for reference in (entry if isinstance(entry, list) else [entry]) if reference
-                )
-        elif name.endswith(("_implementation", "_implementation_internal")):
-            chosen = value.values() if isinstance(value, dict) else [value]
-            yield from (str(implementation) for implementation in chosen if "/" in str(implementation))
-        else:
-            yield from code_references(value)
-
-
 def weight_files(folder):
     """The safetensors files of a checkpoint, checked against their headers.
 
@@ -155,66 +97,55 @@ def weight_files(folder):
         `list[str]`: file names, the index last where there is one.
     """
     folder = Path(folder)
-    index_path = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
+    index_path = folder / INDEX
+    if exists(folder / "model.safetensors"):
         check_shard(folder / "model.safetensors")
         return ["model.safetensors"]
-    if not index_path.is_file():
+    if not exists(index_path):
         pickled = sorted(path.name for path in folder.glob("*") if matches(path.name, PICKLED_PATTERNS))
         found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
         raise ValueError(
-            f"{folder} has {found}, expected model.safetensors or model.safetensors.index.json. Pickled files can run "
+            f"{folder} has {found}, expected model.safetensors or {INDEX}. Pickled files can run "
             "code when they are loaded: save the base with safe_serialization=True first."
         )
     weight_map = read_json(index_path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index_path} has no weight_map, expected one that names the shards.")
-    shards = sorted(set(map(str, weight_map.values())))
+    shards = shards_of_index(weight_map, index_path)
     for shard in shards:
-        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
-            raise ValueError(
-                f"{index_path} names the shard {shard!r}, expected a plain file name ending in .safetensors."
-            )
         keys = check_shard(folder / shard)
         absent = [key for key, name in weight_map.items() if name == shard and key not in keys]
         if absent:
-            raise ValueError(f"{folder / shard} lacks {absent[0]!r}, which {index_path.name} says it holds.")
-    return [*shards, index_path.name]
+            raise ValueError(f"{folder / shard} lacks {absent[0]!r}, which {INDEX} says it holds.")
+    return [*shards, INDEX]
 
 
-def check_shard(path):
-    """Check that a safetensors file is as long as its header says; return the shapes of its tensors, by name."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing, expected all shards of the checkpoint.")
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (header_size,) = struct.unpack("<Q", file.read(8))
-            if header_size > min(size, LARGEST_HEADER):
-                raise ValueError
-            header = json.loads(file.read(header_size))
-        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
-        expected = 8 + header_size + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    except (ValueError, LookupError, TypeError, AttributeError, struct.error):
-        raise ValueError(f"{path} has no valid safetensors header: is it truncated, or a download pointer?") from None
-    if size != expected:
-        raise ValueError(
-            f"{path} is truncated or damaged: it has {size} bytes, its header says {expected}. Download it again."
-        )
-    return {name: tuple(tensor.get("shape", ())) for name, tensor in tensors.items()}
-
-
-def tensor_shapes(folder, weights):
-    """The shape of every tensor in the files that `weight_files` lists."""
-    shards = [name for name in weights if name.endswith(".safetensors")]
-    return [shape for name in shards for shape in check_shard(Path(folder) / name).values()]
+def shards_of_index(weight_map, source):
+    """The names of the shards that an index lists: safetensors files beside it, nothing else that it could reach."""
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{source} has no weight_map, expected one that names the shards.")
+    shards = sorted(set(map(str, weight_map.values())))
+    for shard in shards:
+        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+            raise ValueError(f"{source} names the shard {shard!r}, expected a plain file name ending in .safetensors.")
+    return shards
 
 
 def copied_files(folder):
-    """Names of the files that go into a variant byte for byte, weights apart."""
+    """Names of the files that go into a variant byte for byte, weights apart; each is a regular file."""
     folder = Path(folder)
-    names = [path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob("*/*.jinja")]]
-    return sorted(name for name in names if (folder / name).is_file() and matches(name, COPIED_PATTERNS))
+    paths = {path.relative_to(folder).as_posix(): path for path in [*folder.glob("*"), *folder.glob("*/*.jinja")]}
+    # A folder may be called LICENSES, or as an unread template is; what is opened has to be a file.
+    names = [name for name in paths if is_copied(name) and not (is_legal(name) and paths[name].is_dir())]
+    return sorted(name for name in names if regular_file(paths[name]))
+
+
+def is_legal(name):
+    """Whether a file is a licence or a notice."""
+    return matches(name, LEGAL_PATTERNS) and not matches(name, [*OTHER_ENDINGS, *PICKLED_PATTERNS])
+
+
+def is_copied(name):
+    """Whether a file of a base goes into a variant byte for byte, unless a key of it has to be left out."""
+    return is_legal(name) or matches(name, [pattern for pattern in COPIED_PATTERNS if pattern not in LEGAL_PATTERNS])
 
 
 def matches(name, patterns):

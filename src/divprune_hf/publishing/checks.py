@@ -6,21 +6,20 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
-import torch
-
+from divprune_hf.families import Family
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing import load_check
 from divprune_hf.publishing.hub_errors import redact, without_tokens
+from divprune_hf.publishing.judged_files import judge
+from divprune_hf.publishing.model_shapes import check_weights_fit, needed_shapes
 from divprune_hf.publishing.shipped import shipped_code
 from divprune_hf.publishing.variant_configs import variant_config, variant_processor_config
-from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map
 
 
 LARGEST_TO_LOAD = 2**30  # bytes of weights; larger models are built on the meta device
-CONFIG_KEYS = ("model_type", "architectures", "auto_map", "divprune_config")
 
 
 def sha256(content: bytes) -> str:
@@ -39,7 +38,9 @@ def code_differences(found: dict[str, bytes]) -> list[str]:
 
 def check_code(folder: Path) -> None:
     """Compare the code of a variant with this package's, by hash."""
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
+    found = {
+        path.relative_to(folder).as_posix(): files.regular_file(path).read_bytes() for path in folder.rglob("*.py")
+    }
     differences = code_differences(found)
     if differences:
         raise ValueError(
@@ -48,33 +49,58 @@ def check_code(folder: Path) -> None:
         )
 
 
-def config_differences(config: dict, processor_config: dict, source: str | Path) -> list[str]:
-    """Where the configs of a variant are not as `convert` writes them; raises where they cannot be a variant's."""
+def judged_differences(folder: Path, source: str | Path) -> list[str]:
+    """Where the JSON files of a variant are not as `convert` writes them.
+
+    Raises:
+        ValueError: they cannot be a variant's, or name code, a class or a kind of model that is not supported.
+    """
+    config = files.read_json(folder / "config.json")
     if not files.is_variant(config):
         raise ValueError(
             f"{source} is of model_type {config.get('model_type')!r}, expected a variant (divprune-hf convert)."
         )
     family = files.family_of(config, source)
+    check_own_auto_map(folder, config, family)
+    judged = judge(folder, family, is_variant=True)
+    differences = [f"{entry} is not one of the keys that convert keeps" for entry in judged.dropped]
+    config = judged.contents["config.json"]
     divprune_config = DivPruneConfig.merged(config.get("divprune_config"), takes_videos=family.takes_videos)
-    expected = variant_config(config, family, divprune_config)
-    differences = [f"config.json: {key}" for key in CONFIG_KEYS if config.get(key) != expected[key]]
-    expected = variant_processor_config(processor_config, config, family, divprune_config)
-    return differences + [
-        f"processor_config.json: {key}" for key in expected if processor_config.get(key) != expected[key]
-    ]
+    files.recorded_base(config)
+    processor_config = judged.contents.get("processor_config.json", {})
+    for name, found, expected in (
+        ("config.json", config, variant_config(config, family, divprune_config)),
+        (
+            "processor_config.json",
+            processor_config,
+            variant_processor_config(processor_config, config, family, divprune_config),
+        ),
+    ):
+        differences += [f"{name}: {key}" for key in expected if found.get(key) != expected[key]]
+    index = judged.contents.get(files.INDEX)
+    if index is not None:
+        files.shards_of_index(index.get("weight_map"), files.INDEX)
+    return differences
+
+
+def check_own_auto_map(folder: Path, config: dict, family: Family) -> None:
+    """Refuse a variant whose code is elsewhere than in its own folder: hashes say nothing about it there."""
+    if config.get("auto_map") != auto_map(family.base_model_type):
+        raise ValueError(
+            f"{folder} is not as convert writes it (config.json: auto_map): convert it again (divprune-hf convert "
+            "FOLDER OUT)."
+        )
 
 
 def check_configs(folder: Path, shapes: list[tuple[int, ...]]) -> None:
-    """Check the configs of a variant against each other and against its weights.
+    """Check the configs of a variant against each other and against its weights. Nothing is loaded before.
 
     Args:
         folder (`Path`): the variant.
         shapes: the shape of every tensor in its weights, from the headers.
     """
-    config = files.read_json(folder / "config.json")
-    differences = config_differences(config, files.read_json(folder / "processor_config.json"), folder)
-    files.check_no_foreign_code(folder)
-    # They would stay behind, but the load check would follow them.
+    differences = judged_differences(folder, folder)
+    # They would stay behind; who loads the folder itself would follow them.
     adapters = sorted(path.name for path in folder.iterdir() if files.matches(path.name, files.ADAPTER_PATTERNS))
     if adapters:
         raise ValueError(
@@ -86,24 +112,8 @@ def check_configs(folder: Path, shapes: list[tuple[int, ...]]) -> None:
             f"{folder} is not as convert writes it ({', '.join(differences)}): convert it again (divprune-hf convert "
             "FOLDER OUT)."
         )
-    absent = Counter(needed_shapes(folder, config)) - Counter(shapes)
-    if absent:
-        shape, number = next(iter(absent.items()))
-        raise ValueError(
-            f"config.json of {folder} does not fit its weights: the model needs {number} more tensors of shape {shape} "
-            "than the safetensors headers list."
-        )
-
-
-def needed_shapes(folder, config):
-    """The shapes of all weights that a model with this config reads from files; nothing is allocated."""
-    family = files.family_of(config, folder)
-    with torch.device("meta"):
-        model = family.head_class(family.config_class.from_pretrained(folder))
-    weights = model.state_dict()
-    if getattr(model.config.get_text_config(), "tie_word_embeddings", False) or model.config.tie_word_embeddings:
-        weights = {name: weight for name, weight in weights.items() if not name.startswith("lm_head.")}
-    return [tuple(weight.shape) for weight in weights.values()]
+    config = files.read_json(folder / "config.json")
+    check_weights_fit(needed_shapes(config, files.family_of(config, folder), folder), shapes, folder)
 
 
 def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> dict:

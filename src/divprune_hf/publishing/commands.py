@@ -70,3 +70,5 @@ def run_verify(options):
     at = f" at commit {verified.commit}" if verified.commit else ""
     version = divprune_hf.__version__
     print(f"{verified.source}{at}: its {len(verified.code)} Python files are those of divprune_hf {version}.")
+    for note in verified.notes:
+        print(f"Note: {note}.")

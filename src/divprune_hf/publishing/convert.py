@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -12,18 +14,16 @@ from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
 from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing.card import CardFacts, render_card
 from divprune_hf.publishing.hub_errors import explained
-from divprune_hf.publishing.shipped import shipped_code
-from divprune_hf.publishing.variant_configs import (
-    variant_config,
-    variant_preprocessor_configs,
-    variant_processor_config,
-)
+from divprune_hf.publishing.variant_files import check_built, judged_base, tell_left_out, variant_texts
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
 COPY_CHUNK = 2**24  # bytes
+
+
+def tell_on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def convert_checkpoint(
@@ -33,6 +33,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     link: bool = False,
     base_revision: str | None = None,
+    say: Callable[[str], object] = tell_on_stderr,
 ) -> Path:
     """Make a pruned, ready-to-load variant of a LLaVA checkpoint.
 
@@ -46,6 +47,7 @@ def convert_checkpoint(
         overwrite (`bool`): replace `out` if it is a variant of ours.
         link (`bool`): hard-link the weights instead of copying them. Files of the Hub cache are always copied.
         base_revision (`str`, *optional*): branch, tag or commit of a Hub base.
+        say: takes a line about what was left out of the base's files, if anything was; prints it on stderr by default.
 
     Returns:
         `Path`: the variant's folder.
@@ -62,8 +64,9 @@ def convert_checkpoint(
     check_replaceable(out, overwrite)
     folder, commit = local_folder(base, base_revision)
     check_apart(out, folder)
-    texts = variant_texts(base, folder, commit, divprune_config, out.name)
+    texts, dropped = variant_texts(base, folder, commit, divprune_config, out.name)
     weights = files.weight_files(folder)
+    check_built(folder, files.tensor_shapes(folder, weights), json.loads(texts["config.json"]))
     copied = files.copied_files(folder)
     for name in [*weights, *copied]:
         if out in (folder / name).resolve().parents:
@@ -82,44 +85,8 @@ def convert_checkpoint(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    tell_left_out(say, dropped)
     return out
-
-
-def variant_texts(base, folder, commit, divprune_config, name):
-    """The files of a variant that are not the base's, by name: configs, card, code.
-
-    Args:
-        base (`str` or `Path`): how the base was named.
-        folder (`Path`): where its small files are.
-        commit (`str` or `None`): its commit, if it is a Hub repo.
-        divprune_config (`dict`, `DivPruneConfig` or `None`): the budget asked for.
-        name (`str`): what `from_pretrained` takes for the variant.
-    """
-    config = files.read_json(folder / "config.json")
-    family = files.family_of(config, base)
-    files.check_no_foreign_code(folder)
-    processor_config, *preprocessor_configs = (
-        files.read_json(folder / name) if (folder / name).is_file() else None
-        for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
-    )
-    processor_config = processor_config or {}
-    completed = variant_preprocessor_configs(*preprocessor_configs, processor_config, family)
-    divprune_config = DivPruneConfig.merged(config.get("divprune_config"), divprune_config, family.takes_videos)
-    edited = variant_config(config, family, divprune_config)
-    if commit is not None:
-        edited["divprune_base"] = {"repo_id": str(base), "commit": commit}
-    facts = CardFacts.of_config(name, edited, folder.name)
-    licence = facts.licence
-    notice = f"{licence.notice}\n{licence.link}\n" if licence and licence.notice else None
-    brings_notice = any(path.name.upper().startswith("NOTICE") for path in folder.iterdir())
-    return {
-        "config.json": to_json(edited),
-        "processor_config.json": to_json(variant_processor_config(processor_config, config, family, divprune_config)),
-        **{name: to_json(content) for name, content in completed.items()},
-        "README.md": render_card(facts),
-        **({"NOTICE": notice} if notice and not brings_notice else {}),
-        **shipped_code(),
-    }
 
 
 def local_folder(base: str | Path, revision: str | None = None, with_weights: bool = True) -> tuple[Path, str | None]:
@@ -135,8 +102,7 @@ def local_folder(base: str | Path, revision: str | None = None, with_weights: bo
     small = [*files.EDITED_FILES, *files.COPIED_PATTERNS, "model.safetensors.index.json"]
     with explained(f"the base {base}"):
         folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=small)).resolve()
-        files.family_of(files.read_json(folder / "config.json"), base)
-        files.check_no_foreign_code(folder)
+        judged_base(base, folder)
         if with_weights:  # By commit: the branch may have moved since.
             snapshot_download(str(base), revision=folder.name, allow_patterns=files.WEIGHT_PATTERNS)
     return folder, folder.name
@@ -160,10 +126,6 @@ def check_apart(out: Path, folder: Path) -> None:
     """Refuse an `out` that is, contains or lies in the base's folder (links resolved)."""
     if out == folder or out in folder.parents or folder in out.parents:
         raise ValueError(f"{out} is, contains or lies in the base {folder}: choose a folder apart from it.")
-
-
-def to_json(content):
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def place(source, target, link, progress):

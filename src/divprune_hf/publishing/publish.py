@@ -11,9 +11,11 @@ from huggingface_hub import HfApi
 
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing import plan
-from divprune_hf.publishing.convert import local_folder, variant_texts
+from divprune_hf.publishing.convert import local_folder
 from divprune_hf.publishing.hub_errors import explained
 from divprune_hf.publishing.push import PushResult, check_repo_id, push_files
+from divprune_hf.publishing.safetensors_headers import tensor_spans
+from divprune_hf.publishing.variant_files import tell_left_out, variant_texts
 from divprune_hf.publishing.variants import licence_for
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
@@ -70,7 +72,9 @@ def publish_variant(
         for name in files.copied_files(folder):
             (staging / name).parent.mkdir(exist_ok=True)
             shutil.copy(folder / name, staging / name)
-        for name, text in variant_texts(base, folder, commit, divprune_config, repo_id).items():
+        texts, dropped = variant_texts(base, folder, commit, divprune_config, repo_id)
+        tell_left_out(say, dropped)
+        for name, text in texts.items():
             (staging / name).write_text(text, encoding="utf-8")
         if upload_weights:
             remote, weights = None, files.weight_files(folder)
@@ -103,9 +107,10 @@ def remote_weights(base, commit, staging, folder):
     for tensor, shard in metadata.weight_map.items():
         if tensor not in metadata.files_metadata[shard].tensors:
             raise ValueError(f"{shard} of {base} lacks {tensor!r}, which the index says it holds.")
-    if metadata.sharded:
-        index = "model.safetensors.index.json"
-        shutil.copy(folder / index, staging / index)
+    if not metadata.sharded:
+        (staging / files.INDEX).unlink(missing_ok=True)  # transformers would not read it
+    elif not (staging / files.INDEX).exists():  # there already if a key was left out of it
+        shutil.copy(files.regular_file(folder / files.INDEX), staging / files.INDEX)
     there = plan.repo_files(api, base, commit)
     names = sorted(metadata.files_metadata)
     plain = [name for name in names if not (there[name].lfs and there[name].xet_hash)]
@@ -114,5 +119,11 @@ def remote_weights(base, commit, staging, folder):
             f"The Hub cannot copy {plain[0]} of {base}, which is not in its large file storage: pass --upload-weights "
             "(upload_weights=True) to download and upload it."
         )
-    shapes = [tuple(tensor.shape) for name in names for tensor in metadata.files_metadata[name].tensors.values()]
+    shapes = []
+    for name in names:
+        header = {
+            tensor: {"dtype": info.dtype, "shape": info.shape, "data_offsets": list(info.data_offsets)}
+            for tensor, info in metadata.files_metadata[name].tensors.items()
+        }
+        shapes += [span.shape for span in tensor_spans(header, f"{name} of {base} has no valid safetensors header")]
     return RemoteWeights(names, shapes)

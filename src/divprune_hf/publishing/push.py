@@ -14,6 +14,7 @@ from divprune_hf.publishing import checks, plan
 from divprune_hf.publishing.card import CardFacts, licence_metadata, render_card, rendered_facts
 from divprune_hf.publishing.card_metadata import check_metadata, with_metadata
 from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.pushed_files import check_base, only
 from divprune_hf.publishing.target import Target, find_target
 from divprune_hf.publishing.variants import licence_for
 
@@ -104,12 +105,15 @@ def push_files(
         planned = [plan.plan_file(name, contents[name], base, target.files) for name in sorted(contents)]
         planned += [plan.plan_remote_file(name, base, target.files) for name in (remote.names if remote else [])]
         check_claim(contents["README.md"].decode(), plan.changed_weights(planned, base), base)
+        if base is not None and base.files and recorded:
+            check_base(folder, contents, recorded, base, remote)
         stale = plan.stale_files(planned, target.files)
         changes = bool(stale) or any(file.origin != "unchanged" for file in planned)
         check_tag(target, tag, changes)
         if changes:  # the costly check comes last, and nothing has been written so far
             size = sum((folder / name).stat().st_size for name in weights)
-            checks.check_loads(folder, size, has_weights=remote is None)
+            with only(contents) as pushed:  # what stays behind is not loaded either
+                checks.check_loads(pushed, size, has_weights=remote is None)
         if dry_run:
             say(plan.describe(planned, stale))
             return PushResult(repo_id, None, tag, planned)
@@ -181,12 +185,14 @@ def check_claim(text: str, changed: list[str], base: plan.Base | None) -> None:
 
 
 def check_links(folder: Path) -> None:
-    """Refuse a folder with a link that leads out of it: who pushes would not see what it publishes."""
+    """Refuse a folder with a link that leads out of it, which nobody sees who pushes, or with pipes."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder, expected a variant (divprune-hf convert BASE OUT).")
     for path in folder.rglob("*"):
         if folder not in path.resolve().parents:
             raise ValueError(f"{path} is a link that leads out of the folder: put a copy in its place.")
+        if not path.is_dir():
+            files.regular_file(path)
 
 
 def variant_files(folder: Path, say: Callable[[str], object]) -> dict[str, Path]:
@@ -214,7 +220,10 @@ def card(folder, config, repo_id, tag, licence):
     """The card to push: as `convert` rendered it, but for this repo and tag. An edited one only gets the licence."""
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else None
-    facts = rendered_facts(text, config) if text is not None else CardFacts.of_config(repo_id, config, folder.name)
+    if text is None:  # `convert` writes a card; `save_pretrained` does not
+        facts = replace(CardFacts.of_config(repo_id, config, folder.name), saved=True)
+    else:
+        facts = rendered_facts(text, config)
     if facts is not None:
         return render_card(replace(facts, name=repo_id, tag=tag, licence=licence))
     return with_metadata(text, licence_metadata(licence))

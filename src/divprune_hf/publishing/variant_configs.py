@@ -91,7 +91,7 @@ def stock_config(config, family):
     try:
         return CONFIG_MAPPING[family.base_model_type](**settings)
     except Exception as error:  # the errors of transformers' config checks have no common class
-        raise ValueError(f"config.json is not one of a LLaVA checkpoint ({type(error).__name__}: {error}).") from None
+        raise ValueError(f"config.json is not one of a LLaVA checkpoint ({one_line(error)}).") from None
 
 
 def num_additional_image_tokens(vision_config):
@@ -103,5 +103,10 @@ def num_additional_image_tokens(vision_config):
             pixel_values = torch.empty(1, getattr(vision_config, "num_channels", 3), size, size)
             num_tokens = tower(pixel_values).last_hidden_state.shape[1]
     except Exception as error:  # whatever a tower of impossible sizes raises
-        raise ValueError(f"vision_config is not one of a working vision tower ({error}).") from None
+        raise ValueError(f"vision_config is not one of a working vision tower ({one_line(error)}).") from None
     return num_tokens - (size // vision_config.patch_size) ** 2
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without its lines."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,27 +1,39 @@
-"""Compare the code of a published variant with this package's, without running any of it."""
+"""Compare a published variant with what this package and its base make, without running any of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.hf_api import RepoFile
 
 from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing.checks import code_differences, config_differences
+from divprune_hf.publishing.base_comparison import IsSame, compare_with_base, unreachable
+from divprune_hf.publishing.checks import code_differences, judged_differences
 from divprune_hf.publishing.hub_errors import explained
-from divprune_hf.publishing.plan import repo_files
+from divprune_hf.publishing.judged_files import JUDGED_FILES
+from divprune_hf.publishing.plan import is_same, repo_files
+
+
+# What git, and the client that downloads into a folder, keep beside a repo's files.
+NOT_OF_THE_REPO = (".git/", ".cache/")
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared: a repo at a commit (empty for a folder), and the Python files that are equal."""
+    """What was compared: a repo at a commit (empty for a folder), the Python files that are equal, and remarks."""
 
     source: str
     commit: str
     code: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
-    """Check that every Python file of a variant equals this package's, by hash, and that its configs name no other.
+    """Check that a variant is what this package ships, and that no file of it makes transformers load anything else.
+
+    Python files are compared by hash; the keys of JSON files with those that `convert` keeps; every other file with
+    those that a variant has. Where the variant records a Hub base that can be reached, its files are compared with
+    what `convert` makes of the base's at the recorded commit.
 
     Args:
         source (`str` or `Path`): ORG/NAME on the Hub, or a folder.
@@ -30,30 +42,79 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
     Raises:
         ValueError: names every difference.
     """
+    api, there = HfApi(), {}
     if Path(source).is_dir():
         if revision is not None:
             raise ValueError(f"Got revision={revision!r} for the folder {source}: only Hub repos have revisions.")
         folder, commit = Path(source), ""
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+        names = [name for name, path in paths.items() if not name.startswith(NOT_OF_THE_REPO)]
+        for name in names:
+            files.regular_file(paths[name])
     else:
         with explained(str(source)):
-            api = HfApi()
             commit = str(api.model_info(str(source), revision=revision).sha)
-            names = list(repo_files(api, str(source), commit))
-            wanted = [name for name in names if name.endswith(".py") or name in files.FILES_THAT_NAME_CODE]
+            there = repo_files(api, str(source), commit)
+            names = list(there)
+            wanted = [name for name in names if name.endswith((".py", ".jinja")) or name in JUDGED_FILES]
             folder = Path(snapshot_download(str(source), revision=commit, allow_patterns=wanted))
     code = {name: (folder / name).read_bytes() for name in sorted(names) if name.endswith(".py")}
-    differences = code_differences(code)
-    config, processor_config = (files.read_json(folder / name) for name in files.EDITED_FILES)
-    differences += config_differences(config, processor_config, source)
-    differences += [
-        f"{name} can run code when it is loaded" for name in names if files.matches(name, files.PICKLED_PATTERNS)
-    ]
-    adapters = [name for name in names if files.matches(name, files.ADAPTER_PATTERNS)]
-    differences += [f"{name} can make transformers load another model" for name in adapters]
-    if not any(name.endswith(".safetensors") for name in names):
-        differences.append("there are no safetensors weights")
+    # Configs first: what they name says more than a list of files.
+    differences = code_differences(code) + judged_differences(folder, source)
+    differences += unexpected_files(folder, names)
+    notes: list[str] = []
+    recorded = files.recorded_base(files.read_json(folder / "config.json"))
+    if recorded and not differences:
+        is_same_file = same_on_hub(there) if there else same_in_folder(folder)
+        try:
+            of_base = repo_files(api, recorded["repo_id"], recorded["commit"])
+        except Exception as error:  # gone, or no network: each library has errors of its own
+            notes.append(unreachable(recorded["repo_id"], error))
+        else:
+            comparison = compare_with_base(folder, names, recorded, of_base, is_same_file)
+            differences, notes = comparison.differences, comparison.notes
     if differences:
         raise ValueError(f"{source} is not what this package ships: {'; '.join(differences)}.")
-    files.check_no_foreign_code(folder)
-    return Verified(str(source), commit, sorted(code))
+    return Verified(str(source), commit, sorted(code), notes)
+
+
+def same_on_hub(there: dict[str, RepoFile]) -> IsSame:
+    """Compare by the hashes that the Hub names; nothing is downloaded."""
+
+    def compare(name: str, other: RepoFile) -> bool:
+        file = there[name]
+        if file.lfs and other.lfs:
+            return file.lfs.sha256 == other.lfs.sha256
+        return not file.lfs and not other.lfs and file.blob_id == other.blob_id
+
+    return compare
+
+
+def same_in_folder(folder: Path) -> IsSame:
+    """Compare by the hash of a file that is here."""
+    return lambda name, other: is_same(folder / name, (folder / name).stat().st_size, other)
+
+
+def unexpected_files(folder: Path, names: list[str]) -> list[str]:
+    """Every file that a variant does not have, with what it can do where that is known."""
+    weights = {"model.safetensors"} & set(names)
+    if not weights and files.INDEX in names:
+        weights = {
+            files.INDEX,
+            *files.shards_of_index(files.read_json(folder / files.INDEX)["weight_map"], files.INDEX),
+        }
+    found = [f"{name} is missing, which the index names" for name in sorted(weights - set(names))]
+    if not weights:
+        found.append("there are no safetensors weights")
+    for name in sorted(names):
+        if files.matches(name, files.PICKLED_PATTERNS):
+            found.append(f"{name} can run code when it is loaded")
+        elif files.matches(name, files.ADAPTER_PATTERNS):
+            found.append(f"{name} can make transformers load another model")
+        elif not (name in weights or name.endswith(".py") or is_expected(name)):
+            found.append(f"{name} is an unexpected file")
+    return found
+
+
+def is_expected(name: str) -> bool:
+    return name in files.EDITED_FILES or files.is_copied(name) or files.matches(name, files.SHOWN_PATTERNS)

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 
+from .saved_code import auto_map_of_own_folder, save_code
 from .token_budget import check_budget, check_order, check_selector
 
 
@@ -187,6 +188,13 @@ class DivPruneConfigMixin:
             merged = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos)
             config_dict = {**config_dict, "divprune_config": merged}
         return super().from_dict(config_dict, **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As the stock config's, with all code beside it. Models save their config by it, so their code comes too."""
+        if self._auto_class is not None:
+            self.auto_map = auto_map_of_own_folder(self.auto_map)
+        super().save_pretrained(save_directory, **kwargs)
+        save_code(self, save_directory)
 
     def to_diff_dict(self):
         return {**super().to_diff_dict(), "divprune_config": self.divprune_config.to_block()}

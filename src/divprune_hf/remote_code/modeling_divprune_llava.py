@@ -18,6 +18,7 @@ from .max_min_diversity_triton import pick_with_triton
 from .no_waiting import PlaceholdersWithoutWaiting
 from .prompt_counts import Prompt
 from .pruning_divprune import DivPruneModelMixin
+from .saved_code import save_code
 from .signatures import MadeFromStock
 from .token_budget import keep_count
 from .token_selection import select_tokens

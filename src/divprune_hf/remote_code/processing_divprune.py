@@ -14,6 +14,7 @@ from transformers.video_utils import make_batched_videos
 
 from .compat_processing import CallCompat
 from .configuration_divprune import DivPruneConfig
+from .saved_code import save_code
 from .token_budget import keep_count
 
 
@@ -75,6 +76,12 @@ class DivPruneProcessorMixin(CallCompat):
             blocks = processor_dict.get("divprune_config"), kwargs["divprune_config"]
             kwargs["divprune_config"] = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos).to_block()
         return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As the stock processor's, with all code beside it."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        save_code(self, save_directory)
+        return saved
 
     def image_tokens_kept(self, num_image_tokens, retention_ratio=None, num_tokens=None):
         """How many of each image's visual tokens are kept.

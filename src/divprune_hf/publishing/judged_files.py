@@ -1,0 +1,238 @@
+"""The JSON files of a base or a variant, judged key by key before anything loads them.
+
+A key that names code is refused. A key that no class of the family declares is left out, and reported.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from divprune_hf.families import FAMILIES, VISION_MODEL_TYPES, Family
+from divprune_hf.publishing import declared_keys as declared
+from divprune_hf.publishing.json_files import exists, read_json
+from divprune_hf.remote_code.configuration_divprune import auto_map
+
+
+# A base may be a variant of ours, whose classes these are; any other code is foreign.
+OUR_CLASSES = {reference for name in FAMILIES for reference in auto_map(name).values()} | {
+    family.processor_reference for family in FAMILIES.values()
+}
+# Keys by which transformers finds code, or a file or a repo that may name code, in whatever config they stand.
+CODE_KEYS = {
+    "auto_map": "classes in Python files",
+    "custom_pipelines": "classes of pipelines, of any repo",
+    "configuration_files": "other files, which are read in place of config.json",
+    "fast_tokenizer_files": "other files, which are read in place of tokenizer.json",
+    "audio_tokenizer": "a model of another repo, loaded with the processor",
+    "audio_tokenizer_class": "the class of that model",
+    "audio_tokenizer_name_or_path": "its repo",
+    "custom_generate": "a repo whose code generates",
+    "base_model_name_or_path": "the model that an adapter is put on",
+}
+# Attention or experts from a repo of kernels: `attn_implementation`, `_attn_implementation_internal` (CVE-2026-4372).
+CODE_ENDINGS = ("_implementation", "_implementation_internal")
+# Files whose keys are judged. Those that hold a vocabulary are data: tokens and their numbers.
+JUDGED_FILES = [
+    *("config.json", "processor_config.json", "tokenizer_config.json", "preprocessor_config.json"),
+    *("video_preprocessor_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.json"),
+    "model.safetensors.index.json",
+]
+
+
+@dataclass
+class Judged:
+    """What is left of a checkpoint's JSON files, by name, and the keys that were left out, as FILE: PATH.TO.KEY."""
+
+    contents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+
+    def changed(self, name: str) -> bool:
+        """Tell if a file holds less than its original did."""
+        return any(entry.startswith(f"{name}: ") for entry in self.dropped)
+
+
+def judge(folder: str | Path, family: Family, is_variant: bool) -> Judged:
+    """Judge the JSON files of a folder.
+
+    Args:
+        folder: a checkpoint's small files.
+        family: its family.
+        is_variant: whether it is a variant of ours, whose own keys may then stand in its files.
+
+    Raises:
+        ValueError: a file that cannot be read, or that names code, a class or a kind of model that is not supported.
+    """
+    judged = Judged()
+    for name in JUDGED_FILES:
+        path = Path(folder) / name
+        if exists(path):
+            content = read_json(path)
+            check_names_no_code(path, content, replaced="auto_map" if name in REPLACED else None)
+            judged.contents[name] = kept_of_file(name, content, family, is_variant, judged.dropped, path)
+    return judged
+
+
+REPLACED = ("config.json", "processor_config.json")  # their outermost auto_map is written anew
+
+
+def check_names_no_code(path: Path, content: dict[str, Any], replaced: str | None = None) -> None:
+    """Refuse a file that names code other than ours; the key `replaced` may name our classes in any repo."""
+    own = {replaced: content[replaced]} if replaced in content else {}
+    references = [*code_references({key: value for key, value in content.items() if key != replaced})]
+    foreign = [reference for reference in references if reference not in OUR_CLASSES]
+    foreign += [ref for ref in code_references(own) if ref.split("--")[-1] not in OUR_CLASSES]
+    if foreign:
+        raise ValueError(
+            f"{path} names foreign remote code {foreign}: expected a checkpoint that runs on stock "
+            "transformers classes."
+        )
+
+
+def code_references(content: Any) -> Iterator[str]:
+    """Yield the code that a config names, at any depth."""
+    if isinstance(content, list):
+        for part in content:
+            yield from code_references(part)
+    for name, value in content.items() if isinstance(content, dict) else ():
+        if name == "auto_map":
+            yield from (text for text in texts_in(value) if text)
+        elif name in CODE_KEYS:
+            if value:
+                yield f"{name}: {value}"
+        elif name.endswith(CODE_ENDINGS):
+            yield from (text for text in texts_in(value) if "/" in text)
+        else:
+            yield from code_references(value)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield every text in a value, at any depth; what is neither text nor a container counts as one."""
+    if isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(part)
+    elif value is not None:
+        yield str(value)
+
+
+def kept_of_file(name, content, family, is_variant, dropped, path):
+    """Return what a file may hold; see `judge`."""
+    where = f"{name}: "
+    if name == "config.json":
+        return kept_config(content, family, is_variant, dropped, path)
+    if name == "processor_config.json":
+        return kept_processor_config(content, family, is_variant, dropped, path)
+    if name == "generation_config.json":
+        kept = kept_keys(content, declared.generation_keys(), dropped, where)
+        check_generation(path, kept)
+        return kept
+    if name == "tokenizer_config.json":
+        allowed = declared.TOKENIZER_KEYS | saved_keys(is_variant)
+        kept = kept_tokens(content, allowed, dropped, where)
+        if isinstance(kept.get("sp_model_kwargs"), dict):
+            settings = kept["sp_model_kwargs"]
+            kept["sp_model_kwargs"] = kept_keys(
+                settings, declared.SENTENCEPIECE_KEYS, dropped, f"{where}sp_model_kwargs."
+            )
+        check_classes(path, kept)
+        return kept
+    if name == "special_tokens_map.json":
+        return kept_tokens(content, {"additional_special_tokens", "extra_special_tokens"}, dropped, where)
+    if name == "chat_template.json":
+        return kept_keys(content, {"chat_template"}, dropped, where)
+    if name == "model.safetensors.index.json":
+        return kept_keys(content, {"metadata", "weight_map"}, dropped, where)
+    return kept_part(content, name.startswith("video"), is_variant, dropped, where, path)
+
+
+def kept_config(content, family, is_variant, dropped, path):
+    """Return what `config.json` may hold: the family's keys, and those of its two parts."""
+    allowed = declared.config_keys(family.base_model_type) | {"text_config", "vision_config"}
+    if is_variant:
+        allowed |= declared.OUR_CONFIG_KEYS
+    kept = kept_keys(content, allowed, dropped, "config.json: ")
+    parts = {
+        "text_config": ("llama", declared.text_model_types()),
+        "vision_config": ("clip_vision_model", VISION_MODEL_TYPES),
+    }
+    check_not_quantised(path, content)
+    for part, (default, types) in parts.items():
+        config = kept.get(part)
+        check_not_quantised(path, config)
+        if isinstance(config, dict):
+            model_type = config.get("model_type", default)
+            if not isinstance(model_type, str) or model_type not in types:
+                raise ValueError(
+                    f"{path} has a {part} of model_type {model_type!r}, which is not supported; expected one such as "
+                    f"{default!r}."
+                )
+            kept[part] = kept_keys(config, declared.config_keys(model_type), dropped, f"config.json: {part}.")
+            check_generation(path, kept[part])
+            check_classes(path, kept[part])
+    check_generation(path, kept)
+    check_classes(path, kept)
+    return kept
+
+
+def check_not_quantised(path: Path, config: Any) -> None:
+    """Refuse quantised weights: their shapes and types are not those of the config."""
+    if isinstance(config, dict) and config.get("quantization_config"):
+        raise ValueError(f"{path} has a quantization_config, expected weights that are not quantised: take that base.")
+
+
+def kept_processor_config(content, family, is_variant, dropped, path):
+    """Return what `processor_config.json` may hold: the processor's keys, and those of the parts it nests."""
+    parts = ["image_processor", *(["video_processor"] if family.takes_videos else [])]
+    allowed = {*declared.processor_keys(family), *parts}
+    if is_variant:
+        allowed |= {"auto_map", "divprune_config"}
+    kept = kept_keys(content, allowed, dropped, "processor_config.json: ")
+    for part in parts:
+        if isinstance(kept.get(part), dict):
+            where = f"processor_config.json: {part}."
+            kept[part] = kept_part(kept[part], part == "video_processor", is_variant, dropped, where, path)
+    return kept
+
+
+def kept_part(content, is_video, is_variant, dropped, where, path):
+    """Return what the config of an image or video processor may hold."""
+    allowed = declared.VIDEO_KEYS if is_video else declared.IMAGE_KEYS
+    kept = kept_keys(content, allowed | saved_keys(is_variant), dropped, where)
+    check_classes(path, kept)
+    return kept
+
+
+def saved_keys(is_variant):
+    """Return what transformers writes besides: it saves the auto_map of a processor, our class, into its parts too."""
+    return {"auto_map"} if is_variant else set()
+
+
+def kept_tokens(content, allowed, dropped, where):
+    """Return the allowed keys, and whatever a tokenizer calls a token of its own."""
+    tokens = {key for key in content if key.endswith("_token")}
+    return kept_keys(content, allowed | tokens, dropped, where)
+
+
+def kept_keys(content, allowed, dropped, where):
+    """Return the allowed keys. An auto_map that is left names our classes, which `convert` replaces or keeps."""
+    dropped += [f"{where}{key}" for key in content if key not in allowed]
+    return {key: value for key, value in content.items() if key in allowed}
+
+
+def check_classes(path: Path, content: dict[str, Any]) -> None:
+    """Refuse a class of transformers that reads, or loads, what a LLaVA's own does not."""
+    for key, classes in declared.NAMED_CLASSES.items():
+        named = content.get(key)
+        if named is not None and (not isinstance(named, str) or named not in classes):
+            raise ValueError(f"{path} has {key}={named!r}, expected one of {sorted(classes)}.")
+
+
+def check_generation(path: Path, content: dict[str, Any]) -> None:
+    """Refuse ways of generating whose code transformers takes from the Hub."""
+    for key, harmless in declared.GENERATION_FROM_THE_HUB.items():
+        value = content.get(key)
+        if not any(type(value) is type(other) and value == other for other in harmless):
+            raise ValueError(
+                f"{path} has {key}={value!r}, for which transformers loads foreign remote code from the Hub; "
+                f"expected {harmless[-1]!r}."
+            )
