@@ -13,6 +13,7 @@ from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing import plan
 from divprune_hf.publishing.convert import local_folder, variant_texts
 from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.hub_files import repo_files
 from divprune_hf.publishing.push import PushResult, check_repo_id, push_files
 from divprune_hf.publishing.variants import licence_for
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
@@ -106,8 +107,11 @@ def remote_weights(base, commit, staging, folder):
     if metadata.sharded:
         index = "model.safetensors.index.json"
         shutil.copy(folder / index, staging / index)
-    there = plan.repo_files(api, base, commit)
+    there = repo_files(api, base, commit)
     names = sorted(metadata.files_metadata)
+    absent = [name for name in names if name not in there]
+    if absent:
+        raise ValueError(f"The index of {base} names {absent[0]!r}, which is not among its files.")
     plain = [name for name in names if not (there[name].lfs and there[name].xet_hash)]
     if plain:
         raise ValueError(

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi
 
+from divprune_hf.printable import printable
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.checks import code_differences, config_differences
 from divprune_hf.publishing.hub_errors import explained
-from divprune_hf.publishing.plan import repo_files
+from divprune_hf.publishing.hub_files import download, repo_files, repo_info
+
+
+LARGEST_CODE = 2**26  # bytes of code and configs
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,13 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
     else:
         with explained(str(source)):
             api = HfApi()
-            commit = str(api.model_info(str(source), revision=revision).sha)
-            names = list(repo_files(api, str(source), commit))
+            commit = str(repo_info(api, str(source), revision).sha)
+            there = repo_files(api, str(source), commit)
+            names = list(there)
             wanted = [name for name in names if name.endswith(".py") or name in files.FILES_THAT_NAME_CODE]
-            folder = Path(snapshot_download(str(source), revision=commit, allow_patterns=wanted))
+            if "config.json" not in wanted:
+                raise ValueError(f"{source} has no config.json: expected a variant (divprune-hf convert).")
+            folder = download(str(source), commit, {name: there[name] for name in wanted}, LARGEST_CODE)
     code = {name: (folder / name).read_bytes() for name in sorted(names) if name.endswith(".py")}
     differences = code_differences(code)
     config, processor_config = (files.read_json(folder / name) for name in files.EDITED_FILES)
@@ -54,6 +61,6 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
     if not any(name.endswith(".safetensors") for name in names):
         differences.append("there are no safetensors weights")
     if differences:
-        raise ValueError(f"{source} is not what this package ships: {'; '.join(differences)}.")
+        raise ValueError(printable(f"{source} is not what this package ships: {'; '.join(differences)}."))
     files.check_no_foreign_code(folder)
     return Verified(str(source), commit, sorted(code))
