@@ -84,8 +84,8 @@ def explanation(error: HfHubHTTPError, subject: str) -> str:
         return f"The token may not do that (403) for {subject}: it needs the role write there."
     if status in (409, 412):
         return (
-            f"{subject} has changed meanwhile ({status}): someone else pushed to it, and theirs was not touched. Look at "
-            "it, and run this again."
+            f"{subject} has changed meanwhile ({status}): someone else pushed to it, and theirs was not touched. Look "
+            "at it, and run this again."
         )
     return redact(f"The Hub answered with an error for {subject}: {quoted(error)}")
 
