@@ -27,7 +27,8 @@ if __name__ == "__main__":
     from divprune_hf.publishing import hub_limits, push
 
     seconds, answer_bytes = os.environ["TEST_LIMITS"].split()
-    hub_limits.LIMITS = hub_limits.Limits(seconds=float(seconds), answer_bytes=int(answer_bytes), pages=20)
+    short = {"seconds": float(seconds), "bytes_per_second": 10**6, "answer_bytes": int(answer_bytes), "pages": 20}
+    hub_limits.LIMITS = hub_limits.Limits(**short)
     push.checks.check_loads = lambda *_, **__: None  # it speaks to no Hub, and takes seconds
     real_sleep = time.sleep
     time.sleep = lambda seconds: real_sleep(min(seconds, 0.02))

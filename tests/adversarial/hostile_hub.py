@@ -44,15 +44,12 @@ class HostileHandler(Handler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
 
-    def whole(self, status, content, kind="application/json", **headers):
-        self.swallow()
+    def whole(self, status, content, kind="application/json", body_was_read=False, **headers):
+        if not body_was_read:
+            self.swallow()
         self.head(status, Content_Type=kind, Content_Length=str(len(content)), Connection="close", **headers)
         if self.command != "HEAD":
             self.wfile.write(content)
-
-    def as_it_would_be(self):
-        """Answer as the honest Hub does."""
-        return Handler.answer(self)
 
 
 def page(status):
@@ -140,12 +137,59 @@ def around(hub):
 
 def escapes(hub):
     """An error whose words hold terminal escapes and the token that came with the request."""
-    hub.swallow()
     words = f"{ESCAPES} {hub.headers.get('Authorization')}"
     body = json.dumps({"error": words}).encode()
     line = words.encode().decode("latin-1")
     headers = {"X_HF_Warning": f"topic; {line}", "X_Error_Message": line}
     hub.whole(418, body, **headers)
+
+
+def conflict(status):
+    return lambda hub: hub.whole(status, b'{"error": "reference already exists"}')
+
+
+def other_content(change):
+    """Files whose content is changed; all that is said about them stays true of the old."""
+
+    def answer(hub):
+        repo, path = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", hub.path).groups()
+        hub.whole(200, change(hub.hub.repos[repo].files()[path].content), "application/octet-stream")
+
+    return answer
+
+
+def verified_elsewhere(hub):
+    """Upload addresses on the Hub, and an address on another host where the upload is to be verified."""
+    wanted = json.loads(hub.rfile.read(int(hub.headers["Content-Length"])))["objects"]
+    name = hub.path.removeprefix("/").split(".git")[0]
+    upload = f"http://{hub.headers['Host']}/lfs/{name}"
+    verify = {"href": f"{hub.hub.elsewhere}/verify"}
+    objects = [
+        {**file, "actions": {"upload": {"href": f"{upload}/{file['oid']}"}, "verify": verify}} for file in wanted
+    ]
+    hub.whole(200, json.dumps({"transfer": "basic", "objects": objects}).encode(), body_was_read=True)
+
+
+def ignoring(hub):
+    """A Hub that tells the client to leave a file out."""
+    wanted = json.loads(hub.rfile.read(int(hub.headers["Content-Length"])))["files"]
+    files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": True} for file in wanted]
+    hub.whole(200, json.dumps({"files": files}).encode(), body_was_read=True)
+
+
+def committed(oid):
+    """The answer to a commit that was not made."""
+
+    def answer(hub):
+        address = f"http://{hub.headers['Host']}/org/lean-llava/commit/{'f' * 40}"
+        hub.whole(200, json.dumps({"commitOid": oid, "commitUrl": address}).encode())
+
+    return answer
+
+
+def listing(*entries):
+    """A list of files with these entries in it."""
+    return values([{"type": "file", "oid": "a" * 40, "size": 1, "path": "a.txt", **entry} for entry in entries])
 
 
 def link_elsewhere(hub):

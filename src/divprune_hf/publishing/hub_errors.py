@@ -1,6 +1,7 @@
 """Errors of the Hub, said in one sentence that tells what to do and never holds a token."""
 
 import errno
+import json
 import logging
 import re
 import warnings
@@ -24,6 +25,9 @@ from divprune_hf.publishing.hub_limits import CONVERSATION, HubTrouble, limited_
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")  # access tokens of the Hub
 BEARER = re.compile(r"(?<=Bearer )[^\s'\"]+")  # what an HTTP library may print of a request
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # this machine's errors
+MORE = re.compile(r"For more information check: \S+")  # a page about status codes
+# Raised over an answer that is not what its reader expects; the words are about the reader's code.
+NOT_UNDERSTOOD = (json.JSONDecodeError, TypeError, LookupError, AttributeError, RecursionError)
 LONGEST_QUOTE = 300  # characters of what a server says
 
 
@@ -87,7 +91,8 @@ def explanation(error: HfHubHTTPError, subject: str) -> str:
             f"{subject} has changed meanwhile ({status}): someone else pushed to it, and theirs was not touched. Look "
             "at it, and run this again."
         )
-    return redact(f"The Hub answered with an error for {subject}: {quoted(error)}")
+    advice = "Run this again later" if status == 429 or (status or 0) >= 500 else "Check the names and HF_ENDPOINT"
+    return redact(f"The Hub answered with an error for {subject}: {quoted(error)}. {advice}.")
 
 
 def explanation_of_others(error: BaseException, subject: str) -> str:
@@ -99,9 +104,10 @@ def explanation_of_others(error: BaseException, subject: str) -> str:
         if isinstance(cause, HfHubHTTPError):
             return explanation(cause, subject)
     root = causes[-1]
+    came = last_answer() if isinstance(root, NOT_UNDERSTOOD) else ""
     return redact(
-        f"The Hub ({constants.ENDPOINT}) does not answer as it should for {subject}: {last_answer()}"
-        f"{type(root).__name__}: {quoted(root)}. Check the network and HF_ENDPOINT, and run this again."
+        f"The Hub ({constants.ENDPOINT}) does not answer as it should for {subject}: "
+        f"{came or f'{type(root).__name__}: {quoted(root)}'}. Check the network and HF_ENDPOINT, and run this again."
     )
 
 
@@ -114,17 +120,21 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def last_answer() -> str:
-    """Words about the last answer: the request, the status and the kind of content."""
+    """Words about the last answer: the request, the status, the kind of content and how it begins."""
     answer: Any = CONVERSATION.last
     if answer is None:
         return ""
-    kind = printable(answer.headers.get("Content-Type") or "content of no type")
-    return f"the last answer, to {said(answer.request)}, was {answer.status_code} with {kind[:80]}; "
+    try:
+        begins = f"that begins with {answer.text[:60]!r}"
+    except Exception:  # it was read as a stream
+        begins = "that is something else"
+    kind = printable(answer.headers.get("Content-Type") or "content of no type")[:80]
+    return f"{said(answer.request)} was answered with {answer.status_code} and {kind} {begins}, expected a Hub's answer"
 
 
 def quoted(error: BaseException) -> str:
     """The words of an error, cut where they are long."""
-    words = one_line(error).rstrip(".") or "no message"
+    words = one_line(MORE.sub("", str(error))).rstrip(".") or "no message"
     return words if len(words) <= LONGEST_QUOTE else f"{words[:LONGEST_QUOTE]}..."
 
 
