@@ -89,8 +89,8 @@ def fetch(repo_id: str, commit: str, file: RepoFile) -> Path:
     known = EXPECTED_BYTES.set(file.size)
     try:
         for again in (False, True):
-            path = Path(hf_hub_download(repo_id, file.path, revision=commit, force_download=again))
-            if is_same(path, path.stat().st_size, file):
+            path = cached_file(repo_id, commit, file.path, again)
+            if path is not None and is_same(path, path.stat().st_size, file):
                 return path
     finally:
         EXPECTED_BYTES.reset(known)
@@ -98,6 +98,19 @@ def fetch(repo_id: str, commit: str, file: RepoFile) -> Path:
         f"the content of {file.path} has another size or hash than the Hub lists at commit {commit}: run this again "
         "later."
     )
+
+
+def cached_file(repo_id: str, commit: str, name: str, again: bool) -> Path | None:
+    """The place of a file in the cache; None if what came has another size than was announced.
+
+    huggingface_hub may keep such a part and go on from its end for ever; `again` drops it.
+    """
+    try:
+        return Path(hf_hub_download(repo_id, name, revision=commit, force_download=again))
+    except OSError as error:
+        if "Consistency check failed" not in str(error):
+            raise
+        return None
 
 
 def is_same(content: bytes | Path, size: int, remote: RepoFile) -> bool:
