@@ -204,14 +204,16 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def loopback_hub(tokens):
+def loopback_hub(tokens, handler=Handler):
     """Run a Hub in this process; gives its address and its `HubStore`."""
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), handler)
     server.hub = HubStore(tokens)
+    server.released = threading.Event()  # set when it is over: whoever keeps a client waiting stops then
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", server.hub
     finally:
+        server.released.set()
         server.shutdown()
         server.server_close()

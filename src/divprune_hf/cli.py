@@ -12,8 +12,10 @@ from divprune_hf.ask import ask, ask_about_video
 from divprune_hf.demo import run_demo
 from divprune_hf.loading import load_pruned
 from divprune_hf.pictures import read_picture
+from divprune_hf.printable import one_line
 from divprune_hf.publishing.commands import add_commands
 from divprune_hf.publishing.convert import convert_checkpoint
+from divprune_hf.publishing.hub_errors import redact
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
 from divprune_hf.remote_code.token_budget import ORDERS, SELECTORS
 from divprune_hf.videos import DEFAULT_NUM_FRAMES, is_video, read_video
@@ -33,8 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except Exception as error:  # whatever a library raises, who uses a command gets one line and no traceback
-        lines = " ".join(str(error).split()) or type(error).__name__
-        print(f"divprune-hf: error: {lines}", file=sys.stderr)
+        print(f"divprune-hf: error: {one_line(redact(str(error))) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("divprune-hf: interrupted", file=sys.stderr)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from huggingface_hub.hf_api import RepoFile
 
 from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.publishing.hub_base import LARGEST_SMALL_FILES
 from divprune_hf.publishing.hub_errors import redact
+from divprune_hf.publishing.hub_files import download
 from divprune_hf.publishing.judged_files import JUDGED_FILES
 from divprune_hf.publishing.variant_files import variant_contents
 
@@ -45,7 +46,8 @@ def compare_with_base(
     """
     base, commit = recorded["repo_id"], recorded["commit"]
     try:
-        base_folder = Path(snapshot_download(base, revision=commit, allow_patterns=SMALL_PATTERNS))
+        small = {name: file for name, file in there.items() if files.matches(name, SMALL_PATTERNS)}
+        base_folder = download(base, commit, small, LARGEST_SMALL_FILES)
     except Exception as error:  # gated, gone, or no network: each library has errors of its own
         return Comparison(notes=[unreachable(base, error)])
     config = files.read_json(folder / "config.json")

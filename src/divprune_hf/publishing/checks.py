@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from divprune_hf.families import Family
+from divprune_hf.printable import printable
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing import load_check
 from divprune_hf.publishing.hub_errors import redact, without_tokens
@@ -44,8 +45,8 @@ def check_code(folder: Path) -> None:
     differences = code_differences(found)
     if differences:
         raise ValueError(
-            f"{folder} does not hold the code of this package: {'; '.join(differences)}. Convert it again with this "
-            "version (divprune-hf convert FOLDER OUT)."
+            printable(f"{folder} does not hold the code of this package: {'; '.join(differences)}. Convert it again ")
+            + "with this version (divprune-hf convert FOLDER OUT)."
         )
 
 
@@ -130,7 +131,7 @@ def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> di
         result = subprocess.run(command, env=environment, cwd=modules, capture_output=True, text=True)
     if result.returncode:
         last = result.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise ValueError(f"{folder} does not load as remote code: {redact(last[0])}")
+        raise ValueError(f"{folder} does not load as remote code: {printable(redact(last[0]))}")
     report = json.loads(result.stdout.splitlines()[-1])
     if not all(module.startswith("transformers_modules.") for module in report["modules"]):
         raise ValueError(f"{folder} loaded other code than its own: {report['modules']}.")
@@ -149,5 +150,5 @@ def check_no_token(contents: dict[str, bytes]) -> None:
         text = content.decode("utf-8", errors="ignore")
         if without_tokens(text) != text:
             raise ValueError(
-                f"{name} holds a token of the Hub, or what looks like one: remove it and revoke the token."
+                f"{printable(name)} holds a token of the Hub, or what looks like one: remove it and revoke the token."
             )

@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
 from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.publishing.hub_base import hub_folder
 from divprune_hf.publishing.hub_errors import explained
-from divprune_hf.publishing.variant_files import check_built, judged_base, tell_left_out, variant_texts
+from divprune_hf.publishing.variant_files import check_built, tell_left_out, variant_texts
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
@@ -99,13 +99,8 @@ def local_folder(base: str | Path, revision: str | None = None, with_weights: bo
         validate_repo_id(str(base))
     except ValueError:
         raise ValueError(f"{base} is neither a folder nor the id of a Hub repo.") from None
-    small = [*files.EDITED_FILES, *files.COPIED_PATTERNS, "model.safetensors.index.json"]
     with explained(f"the base {base}"):
-        folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=small)).resolve()
-        judged_base(base, folder)
-        if with_weights:  # By commit: the branch may have moved since.
-            snapshot_download(str(base), revision=folder.name, allow_patterns=files.WEIGHT_PATTERNS)
-    return folder, folder.name
+        return hub_folder(str(base), revision, with_weights)
 
 
 def check_replaceable(out: Path, overwrite: bool) -> None:

@@ -1,15 +1,34 @@
 """Errors of the Hub, said in one sentence that tells what to do and never holds a token."""
 
+import errno
+import json
+import logging
 import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from huggingface_hub import get_token
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from divprune_hf.printable import one_line, printable
+from divprune_hf.publishing.hub_limits import CONVERSATION, HubTrouble, limited_clients, said
 
 
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")  # access tokens of the Hub
 BEARER = re.compile(r"(?<=Bearer )[^\s'\"]+")  # what an HTTP library may print of a request
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # this machine's errors
+MORE = re.compile(r"For more information check: \S+")  # a page about status codes
+# Raised over an answer that is not what its reader expects; the words are about the reader's code.
+NOT_UNDERSTOOD = (json.JSONDecodeError, TypeError, LookupError, AttributeError, RecursionError)
+LONGEST_QUOTE = 300  # characters of what a server says
 
 
 def redact(text: str) -> str:
@@ -25,14 +44,34 @@ def without_tokens(text: str) -> str:
 
 @contextmanager
 def explained(subject: str) -> Iterator[None]:
-    """Turn errors that the Hub answers into a `ValueError` about `subject`."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        raise ValueError(explanation(error, subject)) from None
+    """Speak to the Hub about `subject`: within limits, with a `ValueError` for every error that its answers cause."""
+    with limited_clients(), guarded_output():
+        try:
+            yield
+        except HubTrouble as error:
+            raise ValueError(redact(f"The Hub does not answer as it should for {subject}: {error}")) from None
+        except HfHubHTTPError as error:
+            raise ValueError(explanation(error, subject)) from None
+        except Exception as error:
+            if not comes_from_client(error):
+                raise
+            raise ValueError(explanation_of_others(error, subject)) from None
+
+
+def comes_from_client(error: BaseException) -> bool:
+    """Whether an error was raised while huggingface_hub was at work, and not by this machine."""
+    if isinstance(error, HFValidationError) or getattr(error, "errno", None) in NO_ROOM:
+        return False
+    trace = error.__traceback__
+    while trace is not None:
+        if str(trace.tb_frame.f_globals.get("__name__")).startswith("huggingface_hub."):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def explanation(error: HfHubHTTPError, subject: str) -> str:
+    """One sentence about an answer with an error status."""
     status = error.response.status_code if error.response is not None else None
     if isinstance(error, GatedRepoError):
         return f"{subject} is gated ({status}): ask for access on its page, and log in (hf auth login)."
@@ -47,6 +86,81 @@ def explanation(error: HfHubHTTPError, subject: str) -> str:
         return f"The Hub refused the token (401) for {subject}: log in again (hf auth login, or HF_TOKEN)."
     if status == 403:
         return f"The token may not do that (403) for {subject}: it needs the role write there."
-    if status == 412:
-        return f"{subject} has changed meanwhile (412): someone else pushed to it. Nothing was changed; run this again."
-    return redact(f"The Hub answered with an error for {subject}: {' '.join(str(error).split())}")
+    if status in (409, 412):
+        return (
+            f"{subject} has changed meanwhile ({status}): someone else pushed to it, and theirs was not touched. Look "
+            "at it, and run this again."
+        )
+    advice = "Run this again later" if status == 429 or (status or 0) >= 500 else "Check the names and HF_ENDPOINT"
+    return redact(f"The Hub answered with an error for {subject}: {quoted(error)}. {advice}.")
+
+
+def explanation_of_others(error: BaseException, subject: str) -> str:
+    """One sentence about an answer that huggingface_hub could not make sense of, or about none at all."""
+    causes = chain(error)
+    for cause in causes:
+        if isinstance(cause, HubTrouble):
+            return redact(f"The Hub does not answer as it should for {subject}: {cause}")
+        if isinstance(cause, HfHubHTTPError):
+            return explanation(cause, subject)
+    root = causes[-1]
+    came = last_answer() if isinstance(root, NOT_UNDERSTOOD) else ""
+    return redact(
+        f"The Hub ({constants.ENDPOINT}) does not answer as it should for {subject}: "
+        f"{came or f'{type(root).__name__}: {quoted(root)}'}. Check the network and HF_ENDPOINT, and run this again."
+    )
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """An error and what it was raised from."""
+    found = [error]
+    while (cause := found[-1].__cause__) is not None and cause not in found:
+        found.append(cause)
+    return found
+
+
+def last_answer() -> str:
+    """Words about the last answer: the request, the status, the kind of content and how it begins."""
+    answer: Any = CONVERSATION.last
+    if answer is None:
+        return ""
+    try:
+        begins = f"that begins with {answer.text[:60]!r}"
+    except Exception:  # it was read as a stream
+        begins = "that is something else"
+    kind = printable(answer.headers.get("Content-Type") or "content of no type")[:80]
+    return f"{said(answer.request)} was answered with {answer.status_code} and {kind} {begins}, expected a Hub's answer"
+
+
+def quoted(error: BaseException) -> str:
+    """The words of an error, cut where they are long."""
+    words = one_line(MORE.sub("", str(error))).rstrip(".") or "no message"
+    return words if len(words) <= LONGEST_QUOTE else f"{words[:LONGEST_QUOTE]}..."
+
+
+class GuardedFormatter(logging.Formatter):
+    """Format as another does, without tokens and control characters."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self.inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(redact(self.inner.format(record)))
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """Make what huggingface_hub logs and warns of harmless: it repeats words of the server."""
+    with ExitStack() as stack:
+        for handler in logging.getLogger("huggingface_hub").handlers:
+            stack.callback(handler.setFormatter, handler.formatter)
+            handler.setFormatter(GuardedFormatter(handler.formatter))
+        show = warnings.showwarning
+        stack.callback(setattr, warnings, "showwarning", show)
+
+        def show_guarded(message: Any, category: Any, *rest: Any, **kwargs: Any) -> None:
+            show(category(printable(redact(str(message)))), category, *rest, **kwargs)
+
+        warnings.showwarning = show_guarded
+        yield

@@ -1,7 +1,6 @@
 """What a push sends: every file of a variant, and where each comes from."""
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
+from divprune_hf.printable import printable
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.hub_errors import explanation
+from divprune_hf.publishing.hub_files import is_same, repo_files
 
 
 # The huggingface_hub that transformers 4.57 pins cannot copy between repos.
@@ -28,7 +29,6 @@ MODEL_PATTERNS = [
     *files.ADAPTER_PATTERNS,
     "*.py",
 ]
-HASH_CHUNK = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PlannedFile:
     @property
     def where_from(self) -> str:
         if self.origin == "copy" and self.base is not None:
-            return f"copied on the Hub from {self.base.repo_id}@{self.base.commit[:12]}"
+            return printable(f"copied on the Hub from {self.base.repo_id}@{self.base.commit[:12]}")
         return {"upload": "uploaded", "unchanged": "there already"}[self.origin]
 
     def operation(self):
@@ -91,12 +91,6 @@ def find_base(api: HfApi, recorded: dict | None, upload_weights: bool) -> Base |
     return Base(repo_id, commit, there)
 
 
-def repo_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
-    """The files of a repo at a revision, by path."""
-    tree = api.list_repo_tree(repo_id, revision=revision, recursive=True)
-    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-
-
 def plan_file(path: str, content: bytes | Path, base: Base | None, target: dict[str, RepoFile]) -> PlannedFile:
     """Where a file comes from: the target has it already, the Hub can copy it from the base, or it is uploaded."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -125,25 +119,6 @@ def changed_weights(plan: list[PlannedFile], base: Base | None) -> list[str]:
     return [file.path for file in plan if file.path.endswith(".safetensors") and file.base is None]
 
 
-def is_same(content: bytes | Path, size: int, remote: RepoFile) -> bool:
-    """Whether a repo's file has this content; its hash is computed only if the sizes are equal."""
-    if size != remote.size:
-        return False
-    if remote.lfs:
-        return digest(hashlib.sha256(), content) == remote.lfs.sha256
-    return digest(hashlib.sha1(b"blob %d\0" % size), content) == remote.blob_id  # git's name for it
-
-
-def digest(hasher, content):
-    if isinstance(content, bytes):
-        hasher.update(content)
-        return hasher.hexdigest()
-    with content.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK):
-            hasher.update(chunk)
-    return hasher.hexdigest()
-
-
 def stale_files(plan: list[PlannedFile], target: dict[str, RepoFile]) -> list[str]:
     """Files that the target has from an earlier variant, and the new one has not."""
     kept = {file.path for file in plan}
@@ -169,8 +144,8 @@ def as_uploads(plan: list[PlannedFile]) -> list[PlannedFile]:
 
 def describe(plan: list[PlannedFile], stale: list[str]) -> str:
     """The files, one a line: size, name, and where each comes from."""
-    lines = [f"{size_text(file.size):>9}  {file.path}  ({file.where_from})" for file in plan]
-    lines += [f"{'':>9}  {path}  (deleted)" for path in stale]
+    lines = [f"{size_text(file.size):>9}  {printable(file.path)}  ({file.where_from})" for file in plan]
+    lines += [f"{'':>9}  {printable(path)}  (deleted)" for path in stale]
     sent = sum(file.size for file in plan if file.origin == "upload")
     return "\n".join([*lines, f"{size_text(sent)} to upload."])
 

@@ -13,6 +13,7 @@ from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing import plan
 from divprune_hf.publishing.convert import local_folder
 from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.hub_files import repo_files
 from divprune_hf.publishing.push import PushResult, check_repo_id, push_files
 from divprune_hf.publishing.safetensors_headers import tensor_spans
 from divprune_hf.publishing.variant_files import tell_left_out, variant_texts
@@ -111,8 +112,11 @@ def remote_weights(base, commit, staging, folder):
         (staging / files.INDEX).unlink(missing_ok=True)  # transformers would not read it
     elif not (staging / files.INDEX).exists():  # there already if a key was left out of it
         shutil.copy(files.regular_file(folder / files.INDEX), staging / files.INDEX)
-    there = plan.repo_files(api, base, commit)
+    there = repo_files(api, base, commit)
     names = sorted(metadata.files_metadata)
+    absent = [name for name in names if name not in there]
+    if absent:
+        raise ValueError(f"The index of {base} names {absent[0]!r}, which is not among its files.")
     plain = [name for name in names if not (there[name].lfs and there[name].xet_hash)]
     if plain:
         raise ValueError(

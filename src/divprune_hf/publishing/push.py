@@ -9,11 +9,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
 import divprune_hf
+from divprune_hf.printable import printable
+from divprune_hf.publishing import arrival, checks, plan
 from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing import checks, plan
 from divprune_hf.publishing.card import CardFacts, licence_metadata, render_card, rendered_facts
 from divprune_hf.publishing.card_metadata import check_metadata, with_metadata
 from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.hub_files import checked_commit
 from divprune_hf.publishing.pushed_files import check_base, only
 from divprune_hf.publishing.target import Target, find_target
 from divprune_hf.publishing.variants import licence_for
@@ -101,7 +103,7 @@ def push_files(
         target = find_target(api, repo_id, revision, recorded, public)
         base = plan.find_base(api, recorded, upload_weights)
         if base is not None and base.refusal:
-            say(f"Nothing is copied from {base.repo_id}: {base.refusal}")
+            say(printable(f"Nothing is copied from {base.repo_id}: {base.refusal}"))
         planned = [plan.plan_file(name, contents[name], base, target.files) for name in sorted(contents)]
         planned += [plan.plan_remote_file(name, base, target.files) for name in (remote.names if remote else [])]
         check_claim(contents["README.md"].decode(), plan.changed_weights(planned, base), base)
@@ -121,15 +123,18 @@ def push_files(
 
 
 def send(api, target, planned, stale, changes, tag, public, say):
-    """Create what is not there, commit, tag, and only then make it public."""
+    """Create what is not there, commit, tag, and only then make it public; each is looked at before the next."""
     target = target.created(api)
     commit = target.head
     if changes:
         planned, commit = commit_files(api, target, planned, stale, tag, say)
+        arrival.check_files(api, target.repo_id, commit, planned)
     if tag not in target.tags:
         api.create_tag(target.repo_id, tag=tag, revision=commit)
+        arrival.check_tag(api, target.repo_id, commit, tag)
     if public and target.private:
         api.update_repo_settings(target.repo_id, private=False)
+        arrival.check_public(api, target.repo_id)
     return PushResult(target.repo_id, commit, tag, planned)
 
 
@@ -146,7 +151,7 @@ def commit_files(api, target, planned, stale, tag, say):
         say(f"The Hub refuses to copy from the base: {plan.size_text(size)} are uploaded instead.")
         planned = uploads
         info = api.create_commit(target.repo_id, plan.operations(planned, stale), **arguments)
-    return planned, info.oid
+    return planned, checked_commit(info.oid)
 
 
 def is_refused_copy(error: Exception) -> bool:
@@ -190,7 +195,7 @@ def check_links(folder: Path) -> None:
         raise ValueError(f"{folder} is not a folder, expected a variant (divprune-hf convert BASE OUT).")
     for path in folder.rglob("*"):
         if folder not in path.resolve().parents:
-            raise ValueError(f"{path} is a link that leads out of the folder: put a copy in its place.")
+            raise ValueError(printable(f"{path} is a link that leads out of the folder: put a copy in its place."))
         if not path.is_dir():
             files.regular_file(path)
 
@@ -202,7 +207,7 @@ def variant_files(folder: Path, say: Callable[[str], object]) -> dict[str, Path]
     belongs = [name for name in names if name in own or name.endswith(".py")]
     left = sorted(set(names) - set(belongs))
     if left:
-        say(f"Not part of the variant, and not pushed: {', '.join(left)}")
+        say(printable(f"Not part of the variant, and not pushed: {', '.join(left)}"))
     return {name: (folder / name).resolve() for name in belongs}
 
 

@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass, replace
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing.plan import MODEL_PATTERNS, repo_files
+from divprune_hf.publishing.hub_files import checked_commit, download, repo_files, repo_info
+from divprune_hf.publishing.hub_limits import HubTrouble
+from divprune_hf.publishing.plan import MODEL_PATTERNS
+
+
+LARGEST_CONFIG = 2**22  # bytes
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,15 @@ class Target:
         target = self
         if not self.exists:
             api.create_repo(self.repo_id, private=True)
-            info = api.model_info(self.repo_id)
+            info = repo_info(api, self.repo_id)
+            if not info.private:
+                raise HubTrouble(
+                    f"it made {self.repo_id} public, though a private repo was asked for: look at its page."
+                )
             target = replace(self, exists=True, private=True, head=info.sha if self.revision == "main" else None)
         if target.head is None:
             api.create_branch(self.repo_id, branch=self.revision)
-            target = replace(target, head=api.model_info(self.repo_id, revision=self.revision).sha)
+            target = replace(target, head=repo_info(api, self.repo_id, self.revision).sha)
         return target
 
 
@@ -47,15 +56,15 @@ def find_target(api: HfApi, repo_id: str, revision: str, recorded: dict | None, 
     """
     check_not_base(repo_id, recorded)
     try:
-        info = api.model_info(repo_id)
+        info = repo_info(api, repo_id)
     except RepositoryNotFoundError:
         return Target(repo_id, revision, False, True, None, {}, {})
     check_not_base(info.id, recorded)  # the Hub also answers to the names that a repo had before
     if not info.private and not public:
         raise ValueError(f"{repo_id} is public: pass --public (public=True) to push to it.")
     refs = api.list_repo_refs(repo_id)
-    tags = {ref.name: ref.target_commit for ref in refs.tags}
-    head = {ref.name: ref.target_commit for ref in refs.branches}.get(revision)
+    tags = {ref.name: checked_commit(ref.target_commit) for ref in refs.tags}
+    head = {ref.name: checked_commit(ref.target_commit) for ref in refs.branches}.get(revision)
     if head is None and revision in tags:
         raise ValueError(f"Got revision={revision!r}, a tag of {repo_id}; expected a branch.")
     commit = head or str(info.sha)  # a new branch starts from main
@@ -72,7 +81,8 @@ def check_not_base(repo_id, recorded):
 def check_holds_variant(repo_id, commit, there):
     """Refuse a repo that holds a model, unless it is a variant of ours."""
     if "config.json" in there:
-        config = files.read_json(hf_hub_download(repo_id, "config.json", revision=commit))
+        wanted = {"config.json": there["config.json"]}
+        config = files.read_json(download(repo_id, commit, wanted, LARGEST_CONFIG) / "config.json")
         if files.is_variant(config):
             return
         raise ValueError(

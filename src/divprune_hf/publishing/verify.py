@@ -3,19 +3,21 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
+from divprune_hf.printable import printable
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.base_comparison import IsSame, compare_with_base, unreachable
 from divprune_hf.publishing.checks import code_differences, judged_differences
 from divprune_hf.publishing.hub_errors import explained
+from divprune_hf.publishing.hub_files import download, is_same, repo_files, repo_info
 from divprune_hf.publishing.judged_files import JUDGED_FILES
-from divprune_hf.publishing.plan import is_same, repo_files
 
 
 # What git, and the client that downloads into a folder, keep beside a repo's files.
 NOT_OF_THE_REPO = (".git/", ".cache/")
+LARGEST_CODE = 2**26  # bytes of code and configs
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,13 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
             files.regular_file(paths[name])
     else:
         with explained(str(source)):
-            commit = str(api.model_info(str(source), revision=revision).sha)
+            commit = str(repo_info(api, str(source), revision).sha)
             there = repo_files(api, str(source), commit)
             names = list(there)
             wanted = [name for name in names if name.endswith((".py", ".jinja")) or name in JUDGED_FILES]
-            folder = Path(snapshot_download(str(source), revision=commit, allow_patterns=wanted))
+            if "config.json" not in wanted:
+                raise ValueError(f"{source} has no config.json: expected a variant (divprune-hf convert).")
+            folder = download(str(source), commit, {name: there[name] for name in wanted}, LARGEST_CODE)
     code = {name: (folder / name).read_bytes() for name in sorted(names) if name.endswith(".py")}
     # Configs first: what they name says more than a list of files.
     differences = code_differences(code) + judged_differences(folder, source)
@@ -74,7 +78,7 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
             comparison = compare_with_base(folder, names, recorded, of_base, is_same_file)
             differences, notes = comparison.differences, comparison.notes
     if differences:
-        raise ValueError(f"{source} is not what this package ships: {'; '.join(differences)}.")
+        raise ValueError(printable(f"{source} is not what this package ships: {'; '.join(differences)}."))
     return Verified(str(source), commit, sorted(code), notes)
 
 

@@ -1,0 +1,16 @@
+"""Foreign text, such as names of files and words of a server, made harmless for a terminal."""
+
+
+def printable(text: object) -> str:
+    """Escape every character that is not plainly visible: control characters, escape sequences, bidi controls.
+
+    The result is one line. Letters of any script stay as they are.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(text)
+    )
+
+
+def one_line(text: object) -> str:
+    """A message that may have several lines as one, fit for a terminal."""
+    return printable(" ".join(str(text).split()))
