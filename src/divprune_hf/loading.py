@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.utils import cached_file
 
 from divprune_hf.budget import set_budget
@@ -52,12 +59,12 @@ def load_pruned(
         "video_retention_ratio": video_retention_ratio,
     }
     DivPruneConfig.merged(override=budget, takes_videos=True)  # an impossible budget fails before anything is loaded
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"Got device={device!r}, but torch finds no CUDA device here; expected one such as cpu.")
+    if device is not None:
+        check_device(device)
+    config, takes_videos = read_config(model_id, budget, revision, trust_remote_code)
     if Path(model_id).is_dir():
         weight_files(model_id)  # a truncated file is named here; while loading, the error would not say which
     source = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(model_id, **source)
     placement = {"device_map": device or "auto", "dtype": dtype}
     if hasattr(config, "divprune_config"):
         model = AutoModelForImageTextToText.from_pretrained(model_id, **source, **placement)
@@ -65,17 +72,50 @@ def load_pruned(
         if any(value is not None for value in budget.values()):
             set_budget(model, processor, **budget)
         return model.eval(), processor
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise ValueError(
-            f"{model_id} is of model_type {config.model_type!r}, expected one of {sorted(FAMILIES)} or a variant of it."
-        )
-    check_vision_tower(config.to_dict(), model_id)
-    divprune_config = DivPruneConfig.merged(override=budget, takes_videos=family.takes_videos)
+    family = FAMILIES[config.model_type]
+    divprune_config = DivPruneConfig.merged(override=budget, takes_videos=takes_videos)
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     config = family.config_class(**settings, divprune_config=divprune_config)
     model = family.head_class.from_pretrained(model_id, config=config, revision=source["revision"], **placement)
     return model.eval(), stock_processor_pruned(model_id, family, config, source, divprune_config)
+
+
+def read_config(
+    model_id: str | Path, budget: dict[str, Any], revision: str | None = None, trust_remote_code: bool | None = None
+) -> tuple[PretrainedConfig, bool]:
+    """The config of a variant or stock base, and whether the model takes videos.
+
+    Raises:
+        ValueError: a model of a family that is not supported, or a budget that it has no use for.
+    """
+    if Path(model_id).is_dir() and revision is not None:
+        raise ValueError(f"Got revision={revision!r} for the folder {model_id}: only Hub repos have revisions.")
+    config = AutoConfig.from_pretrained(model_id, revision=revision or "main", trust_remote_code=trust_remote_code)
+    if hasattr(config, "divprune_config"):
+        takes_videos = config.takes_videos
+    else:
+        family = FAMILIES.get(config.model_type)
+        if family is None:
+            raise ValueError(
+                f"{model_id} is of model_type {config.model_type!r}, expected one of {sorted(FAMILIES)} or a variant "
+                "of it."
+            )
+        check_vision_tower(config.to_dict(), model_id)
+        takes_videos = family.takes_videos
+    DivPruneConfig.merged(override=budget, takes_videos=takes_videos)
+    return config, takes_videos
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there, before weights are read for it."""
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"Got device={device!r}, but torch finds no CUDA device here; expected one such as cpu.")
+    try:
+        torch.empty(1, device=device).item()  # the device "meta" holds no values
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"Got device={device!r}, expected one that computes here, such as cpu ({reason}).") from None
 
 
 def stock_processor_pruned(model_id, family, config, source, divprune_config):
