@@ -1,21 +1,21 @@
 """The console command `divprune-hf`."""
 
 import argparse
+import signal
 import sys
-from pathlib import Path
 
 import transformers
-from PIL import Image
 
-from divprune_hf import __version__
+from divprune_hf import __version__, streams
 from divprune_hf.ask import ask, ask_about_video
 from divprune_hf.demo import run_demo
 from divprune_hf.loading import load_pruned
-from divprune_hf.pictures import read_picture
+from divprune_hf.pictures import read_picture, save_picture
 from divprune_hf.printable import one_line
 from divprune_hf.publishing.commands import add_commands
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.publishing.hub_errors import redact
+from divprune_hf.question_checks import check_question
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
 from divprune_hf.remote_code.token_budget import ORDERS, SELECTORS
 from divprune_hf.videos import DEFAULT_NUM_FRAMES, is_video, read_video
@@ -29,17 +29,29 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return its exit code: 0, or 2 with one line on stderr."""
-    options = build_parser().parse_args(arguments)
-    transformers.logging.set_verbosity_error()
+    """Run a command; return its exit code.
+
+    It is 0, or 2 with one line on stderr, or as usual for tools 128 and the number of the signal that ended it: 130
+    for ^C, 143 for SIGTERM, 141 where nobody reads the output any more.
+    """
+    streams.allow_any_letter()
     try:
-        options.run(options)
+        try:
+            options = build_parser().parse_args(arguments)
+            transformers.logging.set_verbosity_error()
+            options.run(options)
+        finally:
+            streams.flush()
+    except KeyboardInterrupt as stopped:
+        number = getattr(stopped, "number", signal.SIGINT)  # see divprune_hf_console.py
+        streams.tell(f"divprune-hf: {'terminated' if number == signal.SIGTERM else 'interrupted'}")
+        return 128 + number
     except Exception as error:  # whatever a library raises, who uses a command gets one line and no traceback
-        print(f"divprune-hf: error: {one_line(redact(str(error))) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("divprune-hf: interrupted", file=sys.stderr)
-        return 130
+        code = 128 + streams.SIGPIPE if streams.reader_is_gone(error) else 2
+        if code == 2:
+            streams.tell(f"divprune-hf: error: {one_line(redact(str(error))) or type(error).__name__}")
+        streams.drop_unwritable()
+        return code
     return 0
 
 
@@ -70,7 +82,6 @@ def build_parser():
     question.add_argument(
         "--num-frames",
         type=int,
-        default=DEFAULT_NUM_FRAMES,
         metavar="N",
         help=f"frames to take of a video ({DEFAULT_NUM_FRAMES})",
     )
@@ -117,17 +128,18 @@ def run_convert(options):
         overwrite=options.overwrite,
         link=options.link,
         base_revision=options.base_revision,
+        say=lambda line: print(line, file=sys.stderr),
     )
     print(out)
 
 
 def run_ask(options):
+    check_question(options)
     if is_video(options.source):
-        ask_about, subject = ask_about_video, read_video(options.source, options.num_frames)
+        num_frames = DEFAULT_NUM_FRAMES if options.num_frames is None else options.num_frames
+        ask_about, subject = ask_about_video, read_video(options.source, num_frames)
     else:
         ask_about, subject = ask, read_picture(options.source)
-    if options.show:
-        check_writable(options.show)
     model, processor = load_pruned(
         options.model,
         **given_settings(options, *BUDGET, *VIDEO_BUDGET),
@@ -138,17 +150,8 @@ def run_ask(options):
     answer = ask_about(model, processor, subject, options.question, options.max_new_tokens)
     print(answer.text)
     print(f"{answer.num_kept} of {answer.num_available} visual tokens kept", file=sys.stderr)
-    if options.show:
-        answer.picture.save(options.show)
-
-
-def check_writable(picture_file):
-    """Refuse a picture file that cannot be saved, before a model is loaded."""
-    path = Path(picture_file)
-    if not path.resolve().parent.is_dir():
-        raise ValueError(f"{path} cannot be written: its folder does not exist.")
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{path} cannot be written: expected the ending of a picture format, such as .png.")
+    if options.show is not None:
+        save_picture(answer.picture, options.show)
 
 
 if __name__ == "__main__":

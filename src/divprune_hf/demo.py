@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from divprune_hf import demo_answers
 from divprune_hf.package_data import pocket_llava
-from divprune_hf.pictures import contact_sheet, draw_kept
+from divprune_hf.pictures import check_drawable, contact_sheet, draw_kept, save_picture
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.remote_code.configuration_divprune import DEFAULT_RETENTION_RATIO
 
@@ -27,6 +27,7 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
         (median), prefill milliseconds (median), peak memory in bytes and the share of right answers, in all
         (`accuracy`) and for each kind of question.
     """
+    check_drawable(picture_file)
     questions_file = pocket_llava() / "examples" / "questions.json"
     questions = json.loads(questions_file.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="divprune-demo-") as folder:
@@ -49,7 +50,7 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
         draw_kept(Image.open(questions_file.parent / scene).convert("RGB"), kept, side, side)
         for scene, kept in pruned["kept_by_scene"].items()
     ]
-    contact_sheet(sheet).save(picture_file)
+    save_picture(contact_sheet(sheet), picture_file)
     say(f"\nKept patches: {picture_file}")
     return figures
 
@@ -58,9 +59,12 @@ def answer_in_own_process(variant, questions_file, retention_ratio, folder):
     """Run `demo_answers.py` where this package has not been imported, and read what it prints."""
     environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, demo_answers.__file__, str(variant), str(questions_file), str(retention_ratio)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment, cwd=folder
+    )
     if result.returncode != 0:
-        raise OSError(f"the demo's model process failed: {result.stderr.strip().splitlines()[-1]}")
+        (last,) = result.stderr.strip().splitlines()[-1:] or [f"exit code {result.returncode}"]
+        raise OSError(f"the demo's model process failed: {last}")
     answers = json.loads(result.stdout.splitlines()[-1])
     if not answers["module"].startswith("transformers_modules."):
         raise ValueError(f"Got the class of {answers['module']}, expected the variant's own remote code.")

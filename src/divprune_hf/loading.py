@@ -6,7 +6,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.utils import cached_file
 
 from divprune_hf.budget import set_budget
@@ -56,11 +63,12 @@ def load_pruned(
         "video_retention_ratio": video_retention_ratio,
     }
     DivPruneConfig.merged(override=budget, takes_videos=True)  # an impossible budget fails before anything is loaded
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"Got device={device!r}, but torch finds no CUDA device here; expected one such as cpu.")
-    commit = check_before_loading(model_id, revision)
+    if device is not None:
+        check_device(device)
+    config, takes_videos, commit = read_config(model_id, budget, revision, trust_remote_code)
+    if Path(model_id).is_dir():
+        weight_files(model_id)  # a truncated file is named here; while loading, the error would not say which
     source = {"revision": commit, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(model_id, **source)
     placement = {"device_map": device or "auto", "dtype": dtype}
     if hasattr(config, "divprune_config"):
         model = AutoModelForImageTextToText.from_pretrained(model_id, **source, **placement)
@@ -69,7 +77,7 @@ def load_pruned(
             set_budget(model, processor, **budget)
         return model.eval(), processor
     family = FAMILIES[config.model_type]
-    divprune_config = DivPruneConfig.merged(override=budget, takes_videos=family.takes_videos)
+    divprune_config = DivPruneConfig.merged(override=budget, takes_videos=takes_videos)
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     config = family.config_class(**settings, divprune_config=divprune_config)
     model = family.head_class.from_pretrained(model_id, config=config, revision=source["revision"], **placement)
@@ -93,9 +101,39 @@ def check_before_loading(model_id: str | Path, revision: str | None) -> str:
     for name in REPLACED:  # `convert` writes its auto_map anew; here it is followed
         if exists(folder / name):
             check_names_no_code(folder / name, read_json(folder / name))
-    if Path(model_id).is_dir():
-        weight_files(model_id)  # a truncated file is named here; while loading, the error would not say which
     return commit
+
+
+def read_config(
+    model_id: str | Path, budget: dict[str, Any], revision: str | None = None, trust_remote_code: bool | None = None
+) -> tuple[PretrainedConfig, bool, str]:
+    """The config of a variant or stock base, whether the model takes videos, and the revision to load.
+
+    Nothing of a model is run before its files are judged.
+
+    Raises:
+        ValueError: a model of a family that is not supported, or a budget that it has no use for.
+    """
+    if Path(model_id).is_dir() and revision is not None:
+        raise ValueError(f"Got revision={revision!r} for the folder {model_id}: only Hub repos have revisions.")
+    commit = check_before_loading(model_id, revision)
+    config = AutoConfig.from_pretrained(model_id, revision=commit, trust_remote_code=trust_remote_code)
+    pruned = hasattr(config, "divprune_config")
+    takes_videos = config.takes_videos if pruned else FAMILIES[config.model_type].takes_videos
+    DivPruneConfig.merged(override=budget, takes_videos=takes_videos)
+    return config, takes_videos, commit
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there, before weights are read for it."""
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"Got device={device!r}, but torch finds no CUDA device here; expected one such as cpu.")
+    try:
+        torch.empty(1, device=device).item()  # the device "meta" holds no values
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"Got device={device!r}, expected one that computes here, such as cpu ({reason}).") from None
 
 
 def stock_processor_pruned(model_id, family, config, source, divprune_config):

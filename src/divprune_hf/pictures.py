@@ -1,6 +1,10 @@
 """Reading a picture, and drawing which of its patches a model keeps."""
 
 import math
+import os
+import secrets
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +21,45 @@ def read_picture(source: str) -> Image.Image:
     """The picture at a path or URL, as RGB."""
     try:
         return load_image(str(source))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
         detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{source} is not a picture that can be read ({detail}).") from None
+
+
+def picture_format(file: str | Path) -> str:
+    """The format that Pillow writes into a file of this name, or a `ValueError` if it can write none."""
+    path = Path(file)
+    name = Image.registered_extensions().get(path.suffix.lower(), "")
+    try:
+        Image.new("RGB", (16, 16)).save(BytesIO(), name)  # some formats are there to be read only
+    except Exception:
+        raise ValueError(f"{path} cannot be written: expected the ending of a picture format, such as .png.") from None
+    return name
+
+
+def check_drawable(file: str | Path) -> None:
+    """Refuse a picture file that cannot be saved, before a model is loaded."""
+    path = Path(file).resolve()
+    if not str(file) or path.is_dir():
+        raise ValueError(f"{str(file)!r} cannot be written: it is a folder, expected a picture file, such as kept.png.")
+    if not path.parent.is_dir():
+        raise ValueError(f"{file} cannot be written: its folder does not exist.")
+    picture_format(file)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{file} cannot be written: it is neither a file nor free, choose another name.")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{file} cannot be written: nothing may be written into its folder.")
+
+
+def save_picture(picture: Image.Image, file: str | Path) -> None:
+    """Save a picture; the file is whole or as it was."""
+    path = Path(file).resolve()
+    partial = path.with_name(f".divprune-{secrets.token_hex(8)}.partial")
+    try:
+        picture.save(partial, picture_format(file))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def model_view(pixel_values: torch.Tensor, image_processor) -> Image.Image:

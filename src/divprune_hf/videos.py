@@ -1,5 +1,6 @@
 """Reading the frames of a video, and drawing which of their patches a model keeps."""
 
+from pathlib import Path
 from urllib.parse import urlparse
 
 import numpy as np
@@ -34,6 +35,8 @@ def read_video(source: str, num_frames: int = DEFAULT_NUM_FRAMES) -> np.ndarray:
     """
     if num_frames < 1:
         raise ValueError(f"Got num_frames={num_frames}, expected at least 1.")
+    if Path(source).exists() and not Path(source).is_file():
+        raise ValueError(f"{source} is not a video that can be read (it is not a file).")  # a pipe would not end
     try:
         import av
     except ImportError:
@@ -41,7 +44,7 @@ def read_video(source: str, num_frames: int = DEFAULT_NUM_FRAMES) -> np.ndarray:
 
     def evenly_spaced(metadata, **kwargs):
         total = metadata.total_num_frames or count_frames(source)
-        return np.unique(np.linspace(0, total, num_frames, endpoint=False).astype(int))
+        return np.unique(np.linspace(0, total, min(num_frames, total), endpoint=False).astype(int))
 
     try:
         with av.open(str(source)) as container:

@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
 from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.publishing.atomic_folder import new_folder, restore_killed
 from divprune_hf.publishing.hub_base import hub_folder
 from divprune_hf.publishing.hub_errors import explained
 from divprune_hf.publishing.variant_files import check_built, tell_left_out, variant_texts
@@ -42,49 +41,48 @@ def convert_checkpoint(
 
     Args:
         base (`str` or `Path`): a checkpoint folder, or the id of a Hub repo.
-        out (`str` or `Path`): the folder to make. It appears complete or not at all.
+        out (`str` or `Path`): the folder to make. It appears complete or not at all, and what it replaces is there
+            until then, also if this process is killed. What a killed run left beside it is removed by the next one.
         divprune_config (`dict` or `DivPruneConfig`, *optional*): the budget; 0.098 of the visual tokens by default.
         overwrite (`bool`): replace `out` if it is a variant of ours.
         link (`bool`): hard-link the weights instead of copying them. Files of the Hub cache are always copied.
         base_revision (`str`, *optional*): branch, tag or commit of a Hub base.
-        say: takes a line about what was left out of the base's files, if anything was; prints it on stderr by default.
+        say: takes a line about what was left out of the base's files, and about what a killed run left; prints it on
+            stderr by default.
 
     Returns:
         `Path`: the variant's folder.
 
     Raises:
-        ValueError: the base cannot be converted, `out` must not be written, or the budget is impossible. Nothing has
-            been written then.
+        ValueError: the base cannot be converted, `out` must not be written, the budget is impossible, or another run is
+            making `out`. Nothing has been written then.
     """
     if not str(base) or not str(out):
         raise ValueError(f"Got base={str(base)!r} and out={str(out)!r}, expected the names of two folders.")
     # An impossible budget fails before anything is downloaded.
     DivPruneConfig.merged(override=divprune_config, takes_videos=True)
     out = Path(out).resolve()
+    restore_killed(out, say)
     check_replaceable(out, overwrite)
-    folder, commit = local_folder(base, base_revision)
+    # Small files first: a budget that the model has no use for costs no download of weights.
+    folder, commit = local_folder(base, base_revision, with_weights=False)
     check_apart(out, folder)
     texts, dropped = variant_texts(base, folder, commit, divprune_config, out.name)
+    if commit is not None:  # the branch may have moved since
+        local_folder(base, commit)
     weights = files.weight_files(folder)
     check_built(folder, files.tensor_shapes(folder, weights), json.loads(texts["config.json"]))
     copied = files.copied_files(folder)
     for name in [*weights, *copied]:
         if out in (folder / name).resolve().parents:
             raise ValueError(f"{folder / name} of the base is a link into {out}, which would be replaced.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
+    with new_folder(out, lambda: check_replaceable(out, overwrite), say) as partial:
         total = sum((folder / name).stat().st_size for name in [*weights, *copied])
         with tqdm(total=total, desc="Converting", unit="B", unit_scale=True) as progress:
             for name in [*weights, *copied]:
                 place(folder / name, partial / name, link and name.endswith(".safetensors"), progress)
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
-        partial.chmod(0o777 & ~current_umask())  # mkdtemp's folders are private
-        swap(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     tell_left_out(say, dropped)
     return out
 
@@ -142,27 +140,3 @@ def is_in_hub_cache(path: Path) -> bool:
     """Whether a file belongs to a Hub cache, here or elsewhere: its files lie below models--org--name."""
     in_repo_folder = any(folder.name.startswith("models--") for folder in path.parents)
     return in_repo_folder or Path(HF_HUB_CACHE).resolve() in path.parents
-
-
-def current_umask():
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-def swap(partial: Path, out: Path) -> None:
-    """Put the finished folder in place. What was there before is deleted last, and restored if anything fails."""
-    if not out.exists():
-        partial.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.previous-", dir=out.parent))
-    previous = aside / out.name
-    try:
-        out.rename(previous)
-        partial.rename(out)
-    except BaseException:
-        if previous.exists():
-            previous.rename(out)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside)

@@ -2,6 +2,7 @@
 
 import json
 
+from divprune_hf.printable import printable
 from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.card import CardFacts, render_card
 from divprune_hf.publishing.judged_files import judge
@@ -84,7 +85,7 @@ def check_built(folder, shapes, config):
 def tell_left_out(say, dropped):
     """Say once which keys of the base's files are not in the variant's."""
     if dropped:
-        say(f"Left out, as no class of the family declares it: {'; '.join(dropped)}")
+        say(printable(f"Left out, as no class of the family declares it: {'; '.join(dropped)}"))
 
 
 def to_json(content):

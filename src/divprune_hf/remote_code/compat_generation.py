@@ -5,6 +5,7 @@ From 5.23 on `generate` encodes images first, repeats them row by row and splits
 a row with several images got those of other rows under beams, and a prefill in parts answered wrongly or not at all.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from .prompt_counts import MODALITIES, Modality, inputs_of_each_row, to_counts
 
 # The newest part of what 5.23 does right.
 ENCODES_FIRST = hasattr(utils, "_slice_mm_encoder_output")
+# 4.57 hands pixels to the model where the prompt begins, 5 in the first step of each call. So in a chat that goes on
+# with its cache, 4.57 drops those of a new picture, and its placeholders are read as text.
+PREPARES_INPUTS = inspect.signature(utils.GenerationMixin.prepare_inputs_for_generation).parameters
+SEES_NEW_PICTURES = "is_first_iteration" in PREPARES_INPUTS
 
 
 class GenerationBefore523:
@@ -29,7 +34,28 @@ class GenerationBefore523:
                 f"Got prefill_chunk_size={size} for a prompt with images or videos, expected None: before version 5.23 "
                 "transformers cannot read such a prompt in parts."
             )
+        if not SEES_NEW_PICTURES:
+            self._check_no_new_pictures(inputs)
         return super().generate(**inputs)
+
+    def _check_no_new_pictures(self, inputs: dict[str, Any]) -> None:
+        """Raise a `ValueError` for placeholders behind what is in the cache."""
+        length = cached_length(inputs.get("past_key_values"))
+        embeds = inputs.get("inputs_embeds")
+        prompt_ids = inputs.get("inputs") if inputs.get("input_ids") is None else inputs["input_ids"]
+        if not length or (prompt_ids is None and embeds is None):
+            return
+        prompt = (prompt_ids, None) if embeds is None else (None, embeds)
+        for modality in MODALITIES:
+            if not hasattr(self.config, modality.token_id):
+                continue
+            num_placeholders = int(self.model._placeholders(modality, *prompt)[:, length:].sum())
+            if num_placeholders:
+                raise ValueError(
+                    f"Got {num_placeholders} {modality.name} placeholders behind the {length} tokens in the cache, "
+                    f"expected all {modality.name}s in the part that is in the cache: this version of transformers "
+                    f"drops new {modality.name}s there. Pass the whole chat without the cache, or use transformers 5."
+                )
 
     def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor: Any, model_kwargs: Any, *args: Any) -> Any:
         return model_kwargs  # the prefill encodes
@@ -53,6 +79,13 @@ class GenerationBefore523:
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
         return input_ids, {**model_kwargs, **repeated}
+
+
+def cached_length(cache: Any) -> int:
+    """How many tokens of the prompt a cache holds, which may be one of the tuples of old releases."""
+    if cache is None or isinstance(cache, tuple):
+        return cache[0][0].shape[-2] if cache else 0
+    return int(cache.get_seq_length())
 
 
 def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str, Any], expand_size: int) -> list[int]:

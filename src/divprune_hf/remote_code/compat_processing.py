@@ -22,7 +22,7 @@ class CallBefore5:
     def __call__(self, images=None, text=None, audio=None, videos=None, **kwargs):
         if images is None and text is None and videos is None:
             raise ValueError("Got no images, no videos and no text, expected at least one of them.")
-        texts = [text] if isinstance(text, str) else list(text or [])
+        texts = [text] if isinstance(text, str) else [] if text is None else list(text)
         if getattr(videos, "ndim", None) == 5:  # stock 4.57 takes a batch of videos for one
             videos = list(videos)
         # Taken out before the merge, which forgets a setting given by itself when e.g. `images_kwargs` is given.

@@ -70,12 +70,21 @@ def gram_matrices(features: list[torch.Tensor]) -> torch.Tensor:
     # All rows are scaled at once where the calls cost most, image by image where the memory does.
     together = products.is_cuda or sum(image.numel() for image in features) <= SCALED_TOGETHER
     for group in [features] if together else [[image] for image in features]:
-        rows = torch.cat(group) if len(group) > 1 else group[0]
+        rows = joined(group) if len(group) > 1 else group[0]
         rows = rows if needs_no_scaling(rows) else scaled_rows(rows, row_scale(rows, dtype))
         for image in rows.split([len(image) for image in group]):
             # Each image's own product, not a batched one: on a CPU it is summed as when the image is alone.
             gram_matrix_(next(matrices)[: len(image), : len(image)], image)
     return products
+
+
+def joined(features: list[torch.Tensor]) -> torch.Tensor:
+    """The rows of all images, one after another, in their own dtype.
+
+    Into a given tensor: autocast wraps the plain `torch.cat`, and raises for dtypes that it does not cast.
+    """
+    rows = features[0].new_empty(sum(len(image) for image in features), features[0].shape[1])
+    return torch.cat(features, out=rows)
 
 
 def row_scale(features: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -109,10 +109,11 @@ class DivPruneProcessorMixin(CallCompat):
         return [*super().model_input_names, "num_image_tokens_kept"]
 
     def _check_inputs(self, images, text, videos):
-        """Raise unless the text has a placeholder for each image and video."""
+        """Raise unless the text is text, and has a placeholder for each image and video."""
+        check_text(text)
         if videos is not None and not self.takes_videos:
             raise ValueError(f"Got videos for {type(self).__name__}, which takes images only.")
-        texts = [text] if isinstance(text, str) else [part for part in text or [] if isinstance(part, str)]
+        texts = [text] if isinstance(text, str) else list(text or [])
         given = {"image": [] if images is None else make_flat_list_of_images(images)}
         if self.takes_videos:
             given["video"] = [] if videos is None else make_batched_videos(videos)
@@ -136,6 +137,17 @@ class DivPruneProcessorMixin(CallCompat):
         """As the parent's, with placeholders counted first, for its words. A hook of transformers 5."""
         self._check_inputs(images, text, videos)
         super().validate_inputs(images=images, text=text, videos=videos, **kwargs)
+
+
+def check_text(text):
+    """Raise on what is neither a text nor several: some releases would pass ids on, without a placeholder written."""
+    parts = text if isinstance(text, (list, tuple)) else [] if text is None else [text]
+    foreign = [type(part).__name__ for part in parts if not isinstance(part, str)]
+    if foreign:
+        raise ValueError(
+            f"Got a text that is or holds a {foreign[0]}, expected a string or a list of strings, into which "
+            "placeholders can be written: decode ids first (processor.decode)."
+        )
 
 
 class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):

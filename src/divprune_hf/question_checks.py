@@ -1,0 +1,56 @@
+"""What `divprune-hf ask` refuses before a weight is loaded."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from divprune_hf.ask import check_max_new_tokens, check_takes_videos
+from divprune_hf.loading import read_config
+from divprune_hf.pictures import check_drawable
+from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET, DivPruneConfig
+from divprune_hf.videos import is_video
+
+
+def check_question(options: Namespace) -> None:
+    """Raise a `ValueError` for options that cannot be, do not go together, or have no effect on this model."""
+    check_max_new_tokens(options.max_new_tokens)
+    check_text(options.question)
+    about_video = is_video(options.source)
+    if options.show is not None:
+        check_drawable(options.show)
+        if Path(options.show).exists() and Path(options.source).exists() and same_file(options.show, options.source):
+            raise ValueError(f"Got {options.show} as picture to ask about and to draw into: choose another file.")
+    if options.num_frames is not None and not about_video:
+        raise ValueError(f"Got num_frames={options.num_frames} for a picture: expected it for a video only.")
+    settings = {name: getattr(options, name) for name in (*BUDGET, *VIDEO_BUDGET)}
+    DivPruneConfig.merged(override=settings, takes_videos=True)
+    _, takes_videos, _ = read_config(options.model, settings, options.revision, options.trust_remote_code or None)
+    if about_video and not takes_videos:
+        check_takes_videos(takes_videos, options.model)
+    check_effect(settings, about_video)
+
+
+def check_effect(settings: dict, about_video: bool) -> None:
+    """Refuse a budget for what is not asked about."""
+    useless, useful = (BUDGET, VIDEO_BUDGET) if about_video else (VIDEO_BUDGET, BUDGET)
+    given = [name for name in useless if settings[name] is not None]
+    if given:
+        kind, flags = "video" if about_video else "picture", " or ".join(map(flag, useful))
+        raise ValueError(f"Got {flag(given[0])} for a question about a {kind}, expected {flags}.")
+
+
+def flag(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
+
+
+def check_text(question: str) -> None:
+    """Refuse bytes that were no text in the terminal's encoding, which no tokenizer takes."""
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Got a question that is not text from character {error.start + 1} on: expected UTF-8."
+        ) from None
+
+
+def same_file(one: str, other: str) -> bool:
+    return Path(one).samefile(other)

@@ -1,0 +1,170 @@
+"""Runs of `divprune-hf convert` that are killed: a script that forks, so that a run costs milliseconds.
+
+    python tests/killed_runs.py FOLDER MODE SEED NUM_RUNS
+
+FOLDER holds `base`. MODE is `exchange` or `renames`, which is what a system does that cannot exchange two folders.
+Prints a line of JSON per run: what was killed, when, and how it looked afterwards. The process has one thread, since it
+forks.
+Needs tests/publishing in PYTHONPATH.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from folders import file_hashes
+
+import divprune_hf_console
+from divprune_hf.publishing import atomic_folder
+from divprune_hf.publishing.atomic_folder import leftovers
+
+
+SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+# What Python tells an audit hook of, before it happens, while a folder is made, exchanged and removed.
+STEPS = ("open", "os.", "shutil.", "fcntl.", "ctypes.")
+
+
+class Runs:
+    """A folder with a base, and runs there that make `out` of it."""
+
+    def __init__(self, folder, mode):
+        self.folder, self.base, self.out = folder, folder / "base", folder / "out"
+        if mode == "renames":
+            atomic_folder.exchange = lambda one, other: False
+        self.errors = folder / "stderr"
+
+    def start(self, num_tokens, prepare=lambda: None, overwrite=True):
+        """Fork a run like that of the console; return its process."""
+        process = os.fork()
+        if process:
+            return process
+        os.dup2(os.open(self.errors, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        arguments = ["convert", str(self.base), str(self.out), "--num-tokens", str(num_tokens)]
+        sys.argv[1:] = [*arguments, *["--overwrite"] * overwrite]
+        code = 70
+        try:
+            prepare()
+            code = divprune_hf_console.main()
+        except SystemExit as stop:
+            code = stop.code
+        except divprune_hf_console.Stopped as stopped:
+            code = 128 + stopped.number
+        finally:
+            os._exit(code)
+
+    def wait(self, process):
+        """How a run ended: its exit code, or minus the number of a signal."""
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    def run(self, num_tokens, **arguments):
+        return self.wait(self.start(num_tokens, **arguments))
+
+    def forget(self):
+        """Leave nothing but the base."""
+        for path in self.folder.iterdir():
+            if path.name != "base":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def beside(self):
+        """What lies beside the base and OUT."""
+        return sorted(path.name for path in self.folder.iterdir() if path.name not in ("base", "out", "stderr"))
+
+
+def at_step(number, sent):
+    """A function that has the process send itself a signal before its step of this number, counted from 0."""
+    steps_left = [number]
+
+    def hook(event, arguments):
+        if event.startswith(STEPS):
+            steps_left[0] -= 1
+            if steps_left[0] == -1:
+                os.kill(os.getpid(), sent)
+
+    return lambda: sys.addaudithook(hook)
+
+
+def count_steps(runs):
+    """How many steps a run has that replaces a variant."""
+    reader, writer = os.pipe()
+
+    def prepare():
+        def hook(event, arguments):
+            if event.startswith(STEPS):
+                os.write(writer, b".")
+
+        sys.addaudithook(hook)
+
+    runs.run(5)
+    assert runs.run(5, prepare=prepare) == 0
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        return len(pipe.read())
+
+
+def measure(folder, mode, seed, num_runs):
+    """Kill runs at random moments and before random steps; print how each looked, and its re-run."""
+    runs, draw = Runs(folder, mode), random.Random(seed)
+    base = file_hashes(runs.base)
+    whole = {}
+    for num_tokens in (3, 5):
+        runs.forget()
+        assert runs.run(num_tokens) == 0
+        whole[num_tokens] = file_hashes(runs.out)
+    durations = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert runs.run(5) == 0
+        durations.append(time.monotonic() - began)
+    duration = min(durations)
+    num_steps = count_steps(runs)
+    for number in range(num_runs):
+        runs.forget()
+        old = draw.choice([None, 3])
+        if old:
+            assert runs.run(old) == 0
+        name = draw.choice(sorted(SIGNALS))
+        if number % 2:
+            # Half of them late, where folders change places.
+            step = draw.randrange(draw.choice([0, num_steps * 2 // 3]), num_steps)
+            moment = f"step {step} of {num_steps}"
+            code = runs.run(5, prepare=at_step(step, SIGNALS[name]))
+        else:
+            moment = f"{(delay := draw.uniform(0, 1.1 * duration)):.4f} s of {duration:.4f} s"
+            process = runs.start(5)
+            time.sleep(delay)
+            os.kill(process, SIGNALS[name])
+            code = runs.wait(process)
+        seen = file_hashes(runs.out) if runs.out.exists() else None
+        report = {
+            "number": number,
+            "old": old,
+            "signal": name,
+            "moment": moment,
+            "code": code,
+            "out": next((key for key, hashes in whole.items() if hashes == seen), "none" if seen is None else "broken"),
+            "beside": runs.beside(),
+            "set_aside": [path.name for path in leftovers(runs.out, "previous")],
+        }
+        # A run that must not replace anything: it puts back what was set aside, and makes OUT where there was none.
+        report["second_code"] = runs.run(5, overwrite=False)
+        seen = file_hashes(runs.out) if runs.out.exists() else None
+        report["second_out"] = next((key for key, hashes in whole.items() if hashes == seen), "broken")
+        said = runs.errors.read_text(encoding="utf-8")
+        report["third_code"] = runs.run(5)
+        said += runs.errors.read_text(encoding="utf-8")
+        report["named"] = [name for name in report["beside"] if name in said]
+        report["beside_in_the_end"] = runs.beside()
+        report["whole_in_the_end"] = file_hashes(runs.out) == whole[5]
+        report["base_untouched"] = file_hashes(runs.base) == base
+        print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    divprune_hf_console.on_signals(divprune_hf_console.leave)  # forked processes begin with it
+    measure(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
