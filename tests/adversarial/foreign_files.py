@@ -33,7 +33,8 @@ class Case:
         content = json.loads(file.read_text()) if file.is_file() else {}
         place = content
         for name in self.path:
-            place = place.setdefault(name, {})
+            place[name] = place.get(name) or {}  # transformers 4.57 writes null for some
+            place = place[name]
         place.update(self.put)
         file.write_text(json.dumps(content))
 

@@ -55,7 +55,10 @@ def test_a_file_that_no_variant_has_is_named_and_never_goes_along(hub, variant, 
     assert not (convert_checkpoint(base, tmp_path / "out") / name).exists()
     hub.store.repos.pop(NAME)
     answer = hub.run("push", variant, NAME, "--dry-run", load=True)
-    assert answer.code == 2 or f"not pushed: {name}" in answer.out
+    if name.endswith(".py") or name.startswith("adapter"):
+        assert name in answer.error
+    else:  # it stays behind, and the load check does not follow it either
+        assert answer.code == 0 and f"not pushed: {name}" in answer.out, answer.err
 
 
 INDEXES = {
