@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler
 from hub_server import Handler, Server
 
 
+MOST_PAGES = 50  # what a client without a bound would see before it ends
 LONGEST = 12  # seconds: no hostility lasts longer, whatever the client does
 ESCAPES = "\x1b[31m\x1b]0;title\x07 \u202eevil\u202c"
 HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in to the Wi-Fi</body></html>"
@@ -201,7 +202,8 @@ def endless_pages(hub):
     """Pages without a file, each naming a next one under another address."""
     hub.hub.page = getattr(hub.hub, "page", 0) + 1
     address = f"http://{hub.headers['Host']}{hub.path.split('?')[0]}?cursor={hub.hub.page}"
-    hub.whole(200, b"[]", Link=f'<{address}>; rel="next"')
+    more = {"Link": f'<{address}>; rel="next"'} if hub.hub.page < MOST_PAGES else {}
+    hub.whole(200, b"[]", **more)
 
 
 def endless_files(hub):
@@ -210,7 +212,8 @@ def endless_files(hub):
     names = [f"{hub.hub.page}-{number}.txt" for number in range(1000)]
     entries = [{"type": "file", "oid": "a" * 40, "size": 1, "path": name} for name in names]
     address = f"http://{hub.headers['Host']}{hub.path.split('?')[0]}?cursor={hub.hub.page}"
-    hub.whole(200, json.dumps(entries).encode(), Link=f'<{address}>; rel="next"')
+    more = {"Link": f'<{address}>; rel="next"'} if hub.hub.page < MOST_PAGES else {}
+    hub.whole(200, json.dumps(entries).encode(), **more)
 
 
 class Elsewhere(BaseHTTPRequestHandler):

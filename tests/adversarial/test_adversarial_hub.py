@@ -2,153 +2,25 @@
 
 The client process runs with the libraries' most talkative settings; neither they nor a command ever show the token.
 """
+# ruff: noqa: F811 (tests name the fixtures that are imported here)
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 import time
-import unicodedata
-from dataclasses import dataclass
-from pathlib import Path
 
-import hostile_client
 import hostile_hub as hostile
 import pytest
-from folders import file_hashes
-from hub_parts import BASE_ID, CAN_COPY, READER, WRITER, Answer, assert_holds, contents, without_card
-from hub_server import loopback_hub
-from hub_store import HubStore
-
-import divprune_hf
-
-
-TARGET, VERIFIED = "org/lean-llava", "org/verified"
-SECONDS, ANSWER_BYTES = 1.2, 2**24  # the client's limits
-TALKATIVE = {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "TRANSFORMERS_VERBOSITY": "debug"}
-
-
-@dataclass
-class HostileHub:
-    """A Hub, another host, a client process, and the file with what the client's libraries log."""
-
-    store: HubStore
-    elsewhere: str
-    seen_elsewhere: list
-    environment: dict
-    log: Path
-    process: subprocess.Popen
-
-    def run(self, *arguments):
-        """Run a command; whatever happens, it ends in time and shows no token and no terminal escape."""
-        logged, asked, began = self.log.stat().st_size, len(self.store.requests), time.monotonic()
-        self.process.stdin.write(json.dumps([str(argument) for argument in arguments]) + "\n")
-        self.process.stdin.flush()
-        answer = Answer(**json.loads(self.process.stdout.readline()))
-        assert time.monotonic() - began < 60
-        text = self.log.read_bytes()[logged:].decode(errors="replace")
-        if len(self.store.requests) > asked:
-            assert "Request " in text  # the libraries are talkative indeed
-        for shown in (answer.out, answer.err, text):
-            assert WRITER not in shown
-            assert not escapes_in(shown), escapes_in(shown)
-        return answer
-
-    def succeed(self, *arguments):
-        answer = self.run(*arguments)
-        assert answer.code == 0, answer.err
-        return answer
-
-    def turn(self, hostility, at="."):
-        self.store.hostility, self.store.hostile_at, self.store.hostile_requests = hostility, at, 0
-
-    def be_honest(self):
-        self.store.hostility = None
-
-    def forget(self):
-        for folder in Path(self.environment["HF_HOME"], "hub").glob("models--*"):
-            shutil.rmtree(folder)
-
-
-def escapes_in(text):
-    """Characters that could steer a terminal."""
-    return {char for char in text if unicodedata.category(char) in ("Cc", "Cf") and char not in "\n\t\r"}
-
-
-@pytest.fixture(scope="session")
-def hostile_session(tmp_path_factory):
-    home = tmp_path_factory.mktemp("hostile")
-    tokens = {WRITER: "write", READER: "read"}
-    with loopback_hub(tokens, hostile.HostileHandler) as (url, store), hostile.other_host() as (other, seen):
-        store.elsewhere = other
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment |= {
-            **TALKATIVE,
-            "HF_ENDPOINT": url,
-            "HF_HOME": str(home),
-            "HF_TOKEN": WRITER,
-            "HF_HUB_DISABLE_XET": "1",
-            "TQDM_DISABLE": "1",
-            "TEST_LIMITS": f"{SECONDS} {ANSWER_BYTES}",
-        }
-        command = [sys.executable, hostile_client.__file__]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with (home / "log").open("wb") as log:
-            process = subprocess.Popen(command, env=environment, text=True, stderr=log, **pipes)
-            yield HostileHub(store, other, seen, environment, home / "log", process)
-            process.stdin.close()
-            process.wait(timeout=60)
-
-
-@pytest.fixture(scope="session")
-def lean(hostile_session, make_checkpoint, tmp_path_factory):
-    """A variant with a recorded Hub base; not to be changed."""
-    hostile_session.store.add(BASE_ID, make_checkpoint().base)
-    hostile_session.turn(None)
-    out = tmp_path_factory.mktemp("lean") / "lean"
-    hostile_session.succeed("convert", BASE_ID, out, "--num-tokens", "5")
-    return out
-
-
-@pytest.fixture
-def hub(hostile_session, lean, make_checkpoint):
-    """An honest Hub with a base and a published variant, a client that has cached nothing, and nobody elsewhere."""
-    store = hostile_session.store
-    store.repos.clear(), store.requests.clear(), hostile_session.seen_elsewhere.clear()
-    hostile_session.be_honest(), hostile_session.forget()
-    store.page = 0
-    store.add(BASE_ID, make_checkpoint().base)
-    store.add(VERIFIED, lean)
-    return hostile_session
-
-
-def arguments_of(command, lean, tmp_path):
-    upload = [] if CAN_COPY else ["--upload-weights"]
-    return {
-        "verify": ["verify", VERIFIED],
-        "convert": ["convert", BASE_ID, tmp_path / "room" / "out", "--num-tokens", "5"],
-        "push": ["push", lean, TARGET, "--public", "--upload-weights"],
-        "publish": ["publish", BASE_ID, TARGET, "--public", "--num-tokens", "5", *upload],
-    }[command]
-
-
-def state(store):
-    return {name: (list(repo.log), dict(repo.tags), repo.private) for name, repo in store.repos.items()}
-
-
-def assert_nothing_happened(hub, before, tmp_path, committed=False):
-    """No repo has changed and no OUT is there; the target is at most an empty private repo.
-
-    `committed`: the Hub broke after the commit, which is then there for the next push, untagged and private.
-    """
-    after = state(hub.store)
-    target = after.pop(TARGET, None)
-    assert after == before
-    assert not list((tmp_path / "room").glob("*")), list((tmp_path / "room").glob("*"))
-    if target is not None:
-        log, tags, private = target
-        assert private and (committed or (len(log) == 1 and not tags))
+from hostile_session import (  # noqa: F401 (fixtures)
+    COMMANDS,
+    SECONDS,
+    TARGET,
+    VERIFIED,
+    arguments_of,
+    assert_nothing_happened,
+    hostile_session,
+    hub,
+    lean,
+    state,
+)
+from hub_parts import BASE_ID, WRITER
 
 
 KINDS = {
@@ -178,7 +50,6 @@ KINDS = {
     "around": hostile.around,
     "escapes": hostile.escapes,
 }
-COMMANDS = ("verify", "convert", "push", "publish")
 # Where a command has come, by the requests that turn hostile: (command, stage, requests, whether a commit is there).
 STAGES = [
     ("verify", "tree", "GET .*/tree/", False),
@@ -227,193 +98,3 @@ def test_a_hostile_answer_is_one_line_and_leaves_nothing(hub, lean, tmp_path, ki
     assert_nothing_happened(hub, before, tmp_path, committed)
     assert not any("authorization" in map(str.lower, headers) for headers in hub.seen_elsewhere)
     assert WRITER not in str(hub.seen_elsewhere)
-
-
-WORDS = {
-    "page_200": "was answered with 200 and text/html; charset=utf-8 that begins with '<!DOCTYPE html>",
-    "nothing_200": "was answered with 200 and application/json that begins with ''",
-    "list": "begins with '[1, \"x\", null]', expected a Hub's answer",
-    "silent": "had no complete answer within",
-    "dripping_body": "had no complete answer within",
-    "endless_body": f"was answered with more than {ANSWER_BYTES} bytes",
-    "429_in_years": "asks to wait 1000000000 s, more than 60 s",
-    "page_503": "Run this again later",
-    "escapes": r"\x1b[31m\x1b]0;title\x07 \u202eevil\u202c Bearer ***",
-}
-
-
-@pytest.mark.parametrize(("kind", "words"), WORDS.items(), ids=WORDS)
-def test_the_line_says_what_came_and_from_where(hub, lean, tmp_path, kind, words):
-    hub.turn(KINDS[kind], "GET /api/models/")
-    error = hub.run(*arguments_of("verify", lean, tmp_path)).error
-    assert words in error and f"/api/models/{VERIFIED}" in error
-    assert not any(unclear in error for unclear in ("Expecting value", "argument after **", "mozilla"))
-
-
-BAD_ENTRIES = {
-    "control_characters": {"path": "a\x1b[2J.py"},
-    "line_break": {"path": "a\nb.py"},
-    "bidi": {"path": "a\u202egnp.py"},
-    "above": {"path": "../../a.py"},
-    "above_within": {"path": "more/../../a.py"},
-    "absolute": {"path": "/etc/passwd"},
-    "backslash": {"path": "a\\b.py"},
-    "no_name": {"path": ""},
-    "number_as_name": {"path": 7},
-    "list_as_name": {"path": ["a"]},
-    "negative_size": {"size": -1},
-    "text_as_size": {"size": "1"},
-    "no_size": {"size": None},
-    "no_hash": {"oid": None},
-    "wrong_hash": {"oid": "main"},
-    "text_as_lfs": {"lfs": "yes"},
-    "wrong_lfs_hash": {"lfs": {"oid": "x", "size": 1, "pointerSize": 1}},
-}
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("entry", BAD_ENTRIES.values(), ids=BAD_ENTRIES)
-def test_a_list_of_files_that_no_repo_has_is_refused(hub, lean, tmp_path, entry, command):
-    (tmp_path / "room").mkdir()
-    hub.store.add(TARGET, lean, private=True)
-    before = state(hub.store)
-    hub.turn(hostile.listing(entry), "GET .*/tree/")
-    error = hub.run(*arguments_of(command, lean, tmp_path)).error
-    assert "does not answer as it should" in error or "has no config.json" in error
-    assert state(hub.store) == before and not list((tmp_path / "room").iterdir())
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(
-    ("pages", "reason"),
-    [(hostile.endless_pages, "names a next one, more than 20 times"), (hostile.endless_files, "more than 10000 files")],
-    ids=["empty_pages", "full_pages"],
-)
-def test_lists_without_end_are_refused(hub, lean, tmp_path, command, pages, reason):
-    (tmp_path / "room").mkdir()
-    hub.store.add(TARGET, lean, private=True)
-    hub.turn(pages, "GET .*/tree/")
-    assert reason in hub.run(*arguments_of(command, lean, tmp_path)).error
-    assert hub.store.page < 30 and not list((tmp_path / "room").iterdir())
-
-
-CONTENTS = {
-    "one_byte": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
-    "shorter": lambda content: content[:-1],
-    "longer": lambda content: content + b" ",
-    "nothing": lambda content: b"",
-}
-
-
-@pytest.mark.parametrize("at", ["config.json", "model.safetensors", "tokenizer.json"])
-@pytest.mark.parametrize("change", CONTENTS.values(), ids=CONTENTS)
-def test_a_file_that_is_not_what_the_hub_lists_is_refused_and_fetched_anew(hub, lean, tmp_path, change, at):
-    (tmp_path / "room").mkdir()
-    hub.turn(hostile.other_content(change), f"GET .*/resolve/.*/{at}")
-    out = tmp_path / "room" / "out"
-    error = hub.run("convert", BASE_ID, out, "--num-tokens", "5").error
-    assert "another size or hash" in error or "Consistency check failed" in error
-    assert not list((tmp_path / "room").iterdir())
-    hub.be_honest()
-    hub.succeed("convert", BASE_ID, out, "--num-tokens", "5")  # the wrong content was not kept
-    assert without_card(file_hashes(out)) == without_card(file_hashes(lean))
-
-
-@pytest.mark.parametrize("status", [409, 412])
-@pytest.mark.parametrize("at", ["POST /api/repos/create", "POST .*/commit/"], ids=["create", "commit"])
-def test_a_lost_race_says_to_run_again(hub, lean, tmp_path, status, at):
-    before = state(hub.store)
-    hub.turn(hostile.conflict(status), at)
-    error = hub.run(*arguments_of("push", lean, tmp_path)).error
-    assert f"{TARGET} has changed meanwhile ({status})" in error and "run this again" in error
-    assert_nothing_happened(hub, before, tmp_path)
-    hub.be_honest()
-    hub.succeed(*arguments_of("push", lean, tmp_path))
-    assert_holds(hub.store.repos[TARGET], lean)
-
-
-@pytest.mark.parametrize(
-    ("hostility", "at", "reason"),
-    [
-        (hostile.ignoring, "POST .*/preupload/", ""),
-        (hostile.values({}), "POST .*/tag/", "is not at commit"),
-        (hostile.values({}), "PUT .*/settings", "is still private"),
-        (hostile.committed("f" * 40), "POST .*/commit/", "no such revision"),
-        (hostile.committed(["x"]), "POST .*/commit/", "40 hexadecimal digits"),
-    ],
-    ids=["files_ignored", "tag_not_set", "not_made_public", "no_commit", "commit_no_hash"],
-)
-def test_what_the_hub_only_says_it_did_is_noticed(hub, lean, tmp_path, hostility, at, reason):
-    hub.turn(hostility, at)
-    assert reason in hub.run(*arguments_of("push", lean, tmp_path)).error
-    assert hub.store.repos[TARGET].private
-    hub.be_honest()
-    hub.succeed(*arguments_of("push", lean, tmp_path))
-    assert_holds(hub.store.repos[TARGET], lean, "v0.1.0")
-    assert not hub.store.repos[TARGET].private
-
-
-@pytest.mark.parametrize(
-    ("command", "hostility", "at"),
-    [
-        ("verify", hostile.link_elsewhere, "GET .*/tree/"),
-        ("convert", hostile.link_elsewhere, "GET .*/tree/"),
-        ("push", hostile.verified_elsewhere, "POST .*/objects/batch"),
-        ("verify", hostile.elsewhere, "GET .*/resolve/"),
-        ("push", hostile.elsewhere, "POST .*/commit/"),
-    ],
-    ids=["verify_next_page", "convert_next_page", "push_lfs_verify", "verify_file", "push_commit"],
-)
-def test_no_token_goes_to_another_host_that_the_hub_names(hub, lean, tmp_path, command, hostility, at):
-    hub.turn(hostility, at)
-    hub.run(*arguments_of(command, lean, tmp_path))
-    assert hub.seen_elsewhere, "nobody came to the other host"
-    assert not any("authorization" in map(str.lower, headers) for headers in hub.seen_elsewhere)
-    assert WRITER not in str(hub.seen_elsewhere)
-
-
-def test_names_with_glob_characters_are_names(hub, lean, tmp_path, make_checkpoint):
-    names = ["a[b].py", "*.py", "?.py", "[!x].py"]
-    hub.store.add(VERIFIED, lean, {name: b"open('ran', 'w')" for name in names})
-    error = hub.run("verify", VERIFIED).error
-    assert all(f"{name} is not one of ours" in error for name in names) and not os.path.exists("ran")
-    hub.store.add(BASE_ID, make_checkpoint().base, {"LICENSE[1]": b"terms"})
-    hub.succeed("convert", BASE_ID, tmp_path / "out", "--num-tokens", "5")
-    assert (tmp_path / "out" / "LICENSE[1]").read_bytes() == b"terms"
-
-
-def test_names_of_local_files_do_not_steer_the_terminal(hub, lean, tmp_path):
-    variant = shutil.copytree(lean, tmp_path / "lean")
-    (variant / f"notes{hostile.ESCAPES.replace('/', '')}\n.txt").write_text("mine")
-    assert r"notes\x1b[31m\x1b]0;title\x07 \u202eevil\u202c\n.txt" in hub.succeed("push", variant, TARGET).out
-    (variant / "evil\x1b[2J\n.py").write_text("open('ran', 'w')")
-    for arguments in (["push", variant, TARGET, "--tag", "v2"], ["verify", variant]):
-        assert r"evil\x1b[2J\n.py is not one of ours" in hub.run(*arguments).error
-
-
-def test_the_honest_hub_is_content_with_all_of_it(hub, lean, tmp_path):
-    (tmp_path / "room").mkdir()
-    for command in ("verify", "convert", "push"):
-        hub.succeed(*arguments_of(command, lean, tmp_path))
-    assert not hub.store.repos[TARGET].private and contents(hub.store.repos[TARGET], "v0.1.0")
-    del hub.store.repos[TARGET]
-    hub.succeed(*arguments_of("publish", lean, tmp_path))
-    assert_holds(hub.store.repos[TARGET], lean)
-
-
-def test_a_command_of_its_own_process_shows_no_token_either(hub, lean):
-    """The console command as it is installed, with all limits as they are, its whole output in one pipe."""
-    hub.turn(hostile.escapes, "GET .*/tree/")
-    environment = {**hub.environment, "PYTHONPATH": str(Path(divprune_hf.__file__).parents[1])}
-    command = [sys.executable, "-m", "divprune_hf.cli", "verify", VERIFIED]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("divprune-hf: error: The Hub answered")
-    assert "Request " in result.stderr and WRITER not in result.stdout + result.stderr
-    assert not escapes_in(result.stdout + result.stderr)
-
-
-def test_cases_are_counted():
-    """docs/security.md says how many cases of a hostile Hub are tried."""
-    tried = len(CASES) + len(COMMANDS) * (len(BAD_ENTRIES) + 2) + len(WORDS) + 3 * len(CONTENTS) + 4 + 5 + 5
-    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
-    assert f"{tried} cases" in text, tried
