@@ -104,10 +104,14 @@ def test_base_is_untouched_by_conversion(base, tmp_path):
 
 def test_memory_does_not_grow_with_the_weights(base, tmp_path):
     size = 300_000_000
-    header = json.dumps({"weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    content = (base / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    header["weight"] = {"dtype": "F32", "shape": [size // 4], "data_offsets": [len(data), len(data) + size]}
+    text = json.dumps(header).encode()
     with (base / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        file.truncate(8 + len(header) + size)  # a hole: takes no room on the disk
+        file.write(struct.pack("<Q", len(text)) + text + data)
+        file.truncate(8 + len(text) + len(data) + size)  # a hole: takes no room on the disk
     code = (
         "import resource, sys, divprune_hf\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
