@@ -27,7 +27,12 @@ from divprune_hf.pictures import save_picture
 
 SOURCES = str(Path(__file__).parents[2] / "src")
 COMMAND = [sys.executable, "-c", "import sys; from divprune_hf_console import main; sys.exit(main())"]
-QUIET = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join([SOURCES, *sys.path])}
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONUNBUFFERED": "",
+    "PYTHONPATH": os.pathsep.join([SOURCES, *sys.path]),
+}
 
 
 def run(*arguments, environment=None, **options):
@@ -199,14 +204,12 @@ def test_a_drawing_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     shown.write_bytes(b"old")
 
     def fail(picture, file, format):
+        if not isinstance(file, Path):  # the trial in memory
+            return
         Path(file).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        Image.Image,
-        "save",
-        lambda picture, file, format: None if hasattr(file, "read") else fail(picture, file, format),
-    )
+    monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(KeyboardInterrupt):
         save_picture(Image.new("RGB", (4, 4)), shown)
     assert shown.read_bytes() == b"old" and list(tmp_path.iterdir()) == [shown]
@@ -302,7 +305,7 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SEED = random.SystemRandom().randrange(2**32)
 DRAW = random.Random(SEED)
 # Shares of the time that a run takes, most of which is imports.
-MOMENTS = [(sent, share, DRAW.uniform(share, share + 0.2)) for sent in SIGNALS for share in (0, 0.2, 0.4, 0.6, 0.8)]
+MOMENTS = [(sent, share, DRAW.uniform(share, share + 0.2)) for sent in SIGNALS for share in (0, 0.3, 0.6, 0.8)]
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +318,7 @@ def duration(media, tmp_path_factory):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the signals that a process handles")
-@pytest.mark.parametrize(("sent", "share", "moment"), MOMENTS, ids=[f"{s.name}-{m:.3f}" for s, _, m in MOMENTS])
+@pytest.mark.parametrize(("sent", "share", "moment"), MOMENTS, ids=[f"{s.name}-{share}" for s, share, _ in MOMENTS])
 def test_a_signal_at_any_moment_ends_the_command_quietly(media, duration, tmp_path, sent, share, moment):
     """From the start-up imports on, while a question is answered and a picture drawn."""
     print(f"seed {SEED}")
@@ -355,10 +358,9 @@ HIDDEN = {
 }
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("body", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize(("body", "name"), [*((body, "SIGINT") for body in HIDDEN), ("caught", "SIGTERM")])
 def test_a_library_cannot_hide_that_the_user_wants_out(media, body, name):
-    code = INTERRUPTED.format(body=body.format(name=name))
+    code = INTERRUPTED.format(body=HIDDEN[body].format(name=name))
     command = [sys.executable, "-c", code, "ask", "model", "photo.png", "w1"]
     result = subprocess.run(command, env={**os.environ, **QUIET}, capture_output=True, timeout=300)
     assert result.returncode == SIGNALS[getattr(signal, name)]
@@ -382,10 +384,8 @@ def piped(arguments, read, stream):
 
 
 PIPED = [
-    (["--help"], 0, "stdout"),
     (["ask", "--help"], 1, "stdout"),
     (["--version"], 0, "stdout"),
-    (["ask", "{model}", "{photo}", "w1"], 0, "stdout"),
     (["convert", "{base}", "{at}/out-1"], 0, "stdout"),
     (["ask", "{model}", "{photo}", "w1"], 0, "stderr"),
 ]
@@ -453,13 +453,15 @@ def test_names_and_questions_beyond_ascii_work_everywhere(foreign_names, tmp_pat
     asked = run("ask", *arguments, environment=environment, stdin=subprocess.DEVNULL)
     assert asked.returncode == 0, asked.stderr
     assert b"visual tokens kept" in asked.stderr and asked.stdout.strip() and shown.is_file()
+    if environment != NO_UTF8:
+        return
     made = run("convert", foreign_names / "Modell é", out, "--num-tokens", "3", environment=environment)
     assert made.returncode == 0, made.stderr
     assert json.loads((out / "config.json").read_text())["divprune_config"]["num_tokens"] == 3
     assert out.name in (out / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("environment", TERMINALS.values(), ids=TERMINALS)
+@pytest.mark.parametrize("environment", [NO_UTF8, TERMINALS["ascii_streams"]], ids=["c_locale", "ascii_streams"])
 def test_errors_about_names_beyond_ascii_are_one_line(foreign_names, environment):
     refused = run("ask", foreign_names / "Modell é", foreign_names / "fehlt ü.png", "w1", environment=environment)
     assert refused.returncode == 2 and refused.stdout == b""
@@ -476,14 +478,12 @@ def test_a_name_that_is_no_utf8_works(media, tmp_path):
     shutil.copy(media["photo"], picture)
     asked = run("ask", media["model"], picture, "w1")
     assert asked.returncode == 0, asked.stderr
-    refused = run("ask", media["model"], picture + b".none", b"w1")
-    assert refused.returncode == 2 and refused.stderr.count(b"\n") == 1
     made = run("convert", media["base"], os.fsencode(tmp_path) + b"/out-\xe9")
     assert made.returncode in (0, 2) and b"Traceback" not in made.stderr
     assert (made.returncode == 0) == os.path.exists(os.fsencode(tmp_path) + b"/out-\xe9")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_error(media, closed):
     command = f'exec "$@" {closed}'
     arguments = [*COMMAND, "ask", str(media["model"]), str(media["photo"]), "w1"]
@@ -503,5 +503,4 @@ def test_every_help_fits_one_column(capsys, monkeypatch):
 def test_frames_beyond_a_video_cost_no_memory(video_files):
     from divprune_hf.videos import read_video
 
-    frames = read_video(video_files[1], 10**12)
-    assert len(frames) == len(np.unique(frames.reshape(len(frames), -1)[:, :64], axis=0)) or len(frames) > 8
+    assert np.array_equal(read_video(video_files[1], 10**12), read_video(video_files[1], 10**6))
