@@ -1,11 +1,10 @@
 """Runs of `divprune-hf convert` that are killed: a script that forks, so that a run costs milliseconds.
 
-    python tests/killed_runs.py FOLDER MODE SEED NUM_RUNS
+    python tests/killed_runs.py FOLDER MODE SEED NUM_KILLS
 
-FOLDER holds `base`. MODE is `exchange` or `renames`, which is what a system does that cannot exchange two folders.
+FOLDER holds `base`. MODE is `exchange`, or `renames`, which is what a system does that cannot exchange two folders.
 Prints a line of JSON per run: what was killed, when, and how it looked afterwards. The process has one thread, since it
-forks.
-Needs tests/publishing in PYTHONPATH.
+forks. Needs tests/publishing in PYTHONPATH.
 """
 
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from folders import file_hashes
 
+import divprune_hf.cli  # noqa: F401  once, for all processes
 import divprune_hf_console
 from divprune_hf.publishing import atomic_folder
 from divprune_hf.publishing.atomic_folder import leftovers
@@ -89,14 +89,14 @@ def at_step(number, sent):
     return lambda: sys.addaudithook(hook)
 
 
-def count_steps(runs):
-    """How many steps a run has that replaces a variant."""
+def steps_of(runs):
+    """The names of the steps of a run that replaces a variant."""
     reader, writer = os.pipe()
 
     def prepare():
         def hook(event, arguments):
             if event.startswith(STEPS):
-                os.write(writer, b".")
+                os.write(writer, f"{event}\n".encode())
 
         sys.addaudithook(hook)
 
@@ -104,10 +104,10 @@ def count_steps(runs):
     assert runs.run(5, prepare=prepare) == 0
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        return len(pipe.read())
+        return pipe.read().decode().split()
 
 
-def measure(folder, mode, seed, num_runs):
+def measure(folder, mode, seed, num_kills):
     """Kill runs at random moments and before random steps; print how each looked, and its re-run."""
     runs, draw = Runs(folder, mode), random.Random(seed)
     base = file_hashes(runs.base)
@@ -122,25 +122,28 @@ def measure(folder, mode, seed, num_runs):
         assert runs.run(5) == 0
         durations.append(time.monotonic() - began)
     duration = min(durations)
-    num_steps = count_steps(runs)
-    for number in range(num_runs):
+    steps = steps_of(runs)
+    # Surely killed: before and after each step in which folders change places.
+    swaps = [i for i, step in enumerate(steps) if step in ("os.rename", "ctypes.dlsym", "shutil.rmtree")]
+    planned = [(3, name, step) for step in sorted({*swaps, *(i + 1 for i in swaps)}) for name in ("SIGKILL", "SIGTERM")]
+    number = num_killed = 0
+    while num_killed < num_kills or planned:
         runs.forget()
-        old = draw.choice([None, 3])
+        old, name, step = planned.pop() if planned else (draw.choice([None, 3]), draw.choice(sorted(SIGNALS)), None)
         if old:
             assert runs.run(old) == 0
-        name = draw.choice(sorted(SIGNALS))
-        if number % 2:
-            # Half of them late, where folders change places.
-            step = draw.randrange(draw.choice([0, num_steps * 2 // 3]), num_steps)
-            moment = f"step {step} of {num_steps}"
+        if step is not None or number % 2:
+            step = draw.randrange(len(steps)) if step is None else step
+            moment = f"step {step} of {len(steps)}"
             code = runs.run(5, prepare=at_step(step, SIGNALS[name]))
         else:
-            moment = f"{(delay := draw.uniform(0, 1.1 * duration)):.4f} s of {duration:.4f} s"
+            moment = f"{(delay := draw.uniform(0, duration)):.4f} s of {duration:.4f} s"
             process = runs.start(5)
             time.sleep(delay)
             os.kill(process, SIGNALS[name])
             code = runs.wait(process)
         seen = file_hashes(runs.out) if runs.out.exists() else None
+        number, num_killed = number + 1, num_killed + (code != 0)
         report = {
             "number": number,
             "old": old,

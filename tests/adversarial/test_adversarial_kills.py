@@ -17,7 +17,7 @@ from divprune_hf.publishing import atomic_folder
 
 
 TESTS = Path(__file__).parents[1]
-NUM_RUNS = 150  # of each mode; most of them are killed before they are done
+NUM_KILLS = 110  # of each mode, before the run is done
 CODES = {"SIGKILL": {-9, 0}, "SIGTERM": {143, 0}, "SIGINT": {130, 0}}
 
 
@@ -27,7 +27,7 @@ def killed(request, make_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     shutil.copytree(make_checkpoint().base, folder / "base")
     seed = random.SystemRandom().randrange(2**32)
-    command = [sys.executable, str(TESTS / "killed_runs.py"), str(folder), request.param, str(seed), str(NUM_RUNS)]
+    command = [sys.executable, str(TESTS / "killed_runs.py"), str(folder), request.param, str(seed), str(NUM_KILLS)]
     paths = [str(TESTS), str(TESTS / "publishing"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
@@ -44,7 +44,7 @@ def test_enough_runs_were_killed(killed):
     _, reports = killed
     ended = Counter((report["signal"], report["code"] != 0) for report in reports)
     print(ended)
-    assert len(reports) == NUM_RUNS and sum(report["code"] != 0 for report in reports) >= 100
+    assert sum(report["code"] != 0 for report in reports) >= NUM_KILLS
     assert all(ended[name, True] >= 10 for name in CODES)
     assert {report["out"] for report in reports if report["code"]} >= {"none", 3}
 
