@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from test_max_min_diversity import is_greedy
+from test_max_min_fast import is_greedy
 from tiny_answers import features_in, fed_with, greedy, load
 from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS, WIDTH
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaModel, StaticCache

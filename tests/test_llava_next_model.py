@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_max_min_diversity import is_greedy
+from test_max_min_fast import is_greedy
 from tiny_answers import assert_loads_as_remote_code, fed_with, greedy, load
 from tiny_models import NUM_IMAGE_TOKENS
 from transformers import (

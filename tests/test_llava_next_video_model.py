@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_max_min_diversity import is_greedy
+from test_max_min_fast import is_greedy
 from tiny_answers import assert_loads_as_remote_code, features_in, greedy, load
 from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextVideoForConditionalGeneration

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What DivPrune is to be compared with: as many visual tokens, chosen without looking at what they hold.
+"""Baselines to compare DivPrune with: as many visual tokens, chosen without looking at what they hold.
 
 `random` draws by a hash of the picture's pixels and a seed, so a picture keeps the same tokens alone and in a batch, on
 every device, and in float32 as in bfloat16. `uniform` takes every M/K-th token.
@@ -7,42 +7,27 @@ every device, and in float32 as in bfloat16. `uniform` takes every M/K-th token.
 
 import torch
 
-from .image_views import num_views_of_images
+from .selectors import Images
 
 
 MASK = 2**32 - 1
 
 
-def select_baseline_tokens(config, pixel_values, image_sizes, all_features, counts):
-    """Which visual tokens of each image or video a baseline keeps.
+def uniform_picks(images: Images) -> list[torch.Tensor]:
+    """Every M/K-th token of each image or video."""
+    return [
+        uniform_indices(len(features), count, features.device)
+        for features, count in zip(images.features, images.counts)
+    ]
 
-    Args:
-        config (`PretrainedConfig`): the model's; `selector`, `seed` and `order` of its `divprune_config` are read.
-        pixel_values (`torch.Tensor`): one row per image or video, or the views of all images one after another.
-        image_sizes (list of (height, width), *optional*): the sizes of LLaVA-NeXT's pictures, which say where
-            the views of the next image begin.
-        all_features (list of `torch.Tensor` of shape `(M, width)`): only M and the device are read.
-        counts (`list[int]`): K of each image or video.
 
-    Returns:
-        A list with one `torch.LongTensor` of shape `(K,)` per image or video: ascending, or, for `"random"` with
-        `order="selection"`, as they were drawn. None where everything is kept.
-    """
-    settings = config.divprune_config
-    rows = pixel_values
-    if image_sizes is not None and pixel_values.dim() == 4:
-        rows = pixel_values.split(num_views_of_images(config, image_sizes))
-    indices = []
-    for pixels, features, count in zip(rows, all_features, counts):
-        if count == len(features):
-            picks = None
-        elif settings.selector == "uniform":
-            picks = uniform_indices(len(features), count, features.device)
-        else:
-            picks = random_indices(pixels, len(features), count, settings.seed).to(features.device)
-            picks = picks.sort().values if settings.order == "raster" else picks
-        indices.append(picks)
-    return indices
+def random_picks(images: Images) -> list[torch.Tensor]:
+    """K tokens of each image or video, drawn by its pixels and the seed; with the order of selection as drawn."""
+    picks = []
+    for pixels, features, count in zip(images.pixels, images.features, images.counts):
+        drawn = random_indices(pixels, len(features), count, images.seed).to(features.device)
+        picks.append(drawn.sort().values if images.order == "raster" else drawn)
+    return picks
 
 
 def uniform_indices(num_available, num_tokens, device=None):

@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 
-from .token_budget import check_budget, check_order, check_selector
+from .selectors import check_selector
+from .token_budget import check_budget, check_order
 
 
 DEFAULT_RETENTION_RATIO = 0.098

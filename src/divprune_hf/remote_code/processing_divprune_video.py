@@ -16,6 +16,7 @@ from transformers.video_utils import make_batched_videos
 from .compat_processing import CallCompat  # noqa: F401  transformers 4.57 ships only what this file imports
 from .configuration_divprune import DivPruneConfig
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
+from .selectors import selector_named  # noqa: F401  see above
 from .token_budget import keep_count
 
 

@@ -1,22 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DivPrune's idea in one file: keep the `num_tokens` most diverse of an image's visual tokens.
-
-Greedy max-min diversity (DivPrune, arXiv 2503.02175, section 3): with the cosine distance d(a, b) = 1 - cos(a, b),
-
-1. the first pick is the token whose distance to its nearest other token is largest;
-2. then, until `num_tokens` are picked: the token whose smallest distance to the picked ones is largest.
-
-The paper calls this the exact solution of the max-min diversity problem; it is the greedy farthest-first heuristic,
-which comes within a factor of two of it. Nothing is trained and nothing is calibrated.
-"""
+"""The picks of `max_min.py`, for a batch of images at once and at less cost; for long videos and on GPUs too."""
 
 from collections.abc import Sequence
 
 import torch
 
-from .cosine_distances import cosine_distances
-from .max_min_diversity_by_blocks import pick_by_blocks
-from .max_min_diversity_triton import pick_with_triton, runs_on
+from .fast_distances import cosine_distances
+from .max_min_long import pick_by_blocks
+from .max_min_triton import pick_with_triton, runs_on
 from .token_budget import check_order
 
 
