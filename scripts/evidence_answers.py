@@ -15,7 +15,7 @@ from divprune_hf.remote_code.token_selection import feature_list
 
 @dataclass(frozen=True)
 class Setting:
-    """A budget, as a share of the visual tokens (float) or a number (int), and a selector, with a seed if it uses one."""
+    """A budget, a share of the visual tokens (float) or a number (int), and a selector, with its seed if it has one."""
 
     selector: str
     budget: float | int
