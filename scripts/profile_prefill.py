@@ -21,13 +21,13 @@ from generation_shapes import SHAPES, build_inputs, build_models
 from machine import write_run
 from measuring import synchronize
 
-from divprune_hf.remote_code import fast_distances, max_min_fast, token_selection
+from divprune_hf.remote_code import fast_distances, max_min_fast
 
 
 MODULES = {"vision tower": "vision_tower", "projector": "multi_modal_projector", "language model": "language_model"}
 # What is called, and where it is looked up.
 FUNCTIONS = {
-    "selection": (token_selection, "select_diverse_tokens_of_images"),
+    "selection": (max_min_fast, "select_diverse_tokens_of_images"),
     "distances": (max_min_fast, "cosine_distances"),
     "products": (fast_distances, "gram_matrices"),
     "picks": (max_min_fast, "pick_greedily"),

@@ -5,6 +5,7 @@ import torch
 from tiny_answers import load
 
 from divprune_hf import DivPruneConfig, convert_checkpoint
+from divprune_hf.remote_code import baseline_selectors
 from divprune_hf.remote_code.selectors import SELECTORS, Selector
 
 
@@ -18,7 +19,9 @@ def last_tokens(monkeypatch):
     def pick(images):
         return [torch.arange(len(f) - count, len(f)) for f, count in zip(images.features, images.counts)]
 
-    monkeypatch.setitem(SELECTORS, "last", Selector(pick, label="last", sentence="the last ones"))
+    monkeypatch.setattr(baseline_selectors, "last_picks", pick, raising=False)
+    entry = Selector("baseline_selectors.last_picks", label="last", sentence="the last ones")
+    monkeypatch.setitem(SELECTORS, "last", entry)
 
 
 def test_a_new_entry_is_a_setting_a_choice_and_a_sentence(case, last_tokens, tmp_path):

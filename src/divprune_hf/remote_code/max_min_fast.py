@@ -8,6 +8,7 @@ import torch
 from .fast_distances import cosine_distances
 from .max_min_long import pick_by_blocks
 from .max_min_triton import pick_with_triton, runs_on
+from .selectors import Images
 from .token_budget import check_order
 
 
@@ -74,6 +75,11 @@ def select_diverse_tokens_of_images(
         picks_of[i] if i in picks_of else torch.arange(len(image), device=image.device)
         for i, image in enumerate(features)
     ]
+
+
+def max_min_picks(images: Images) -> list[torch.Tensor]:
+    """Pick the most diverse tokens of each image: the selector `max_min`."""
+    return select_diverse_tokens_of_images(images.features, images.counts, images.order)
 
 
 def pick_tokens(features: list[torch.Tensor], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:

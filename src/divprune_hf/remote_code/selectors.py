@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -37,57 +38,39 @@ class Selector:
     """One way to choose tokens.
 
     Args:
-        pick: returns a `torch.LongTensor` of shape `(K,)` per image, on the device of its features, without reading
-            anything on the host.
+        function: its place, `"file.function"`, in this folder. It takes `Images` and returns a `torch.LongTensor` of
+            shape `(K,)` per image, on the device of its features, without reading anything on the host. It is named
+            and not imported: configs and commands read names alone, and transformers 4.57 ships no more with them.
         label: its name in figures.
         sentence: what a model card says is kept.
         uses_seed: whether `seed` has an effect.
     """
 
-    pick: Callable[[Images], list[torch.Tensor]]
+    function: str
     label: str
     sentence: str
     uses_seed: bool = False
 
-
-# The files of the selectors are imported where they are called: configs and commands read names alone.
-
-
-def pick_max_min(images: Images) -> list[torch.Tensor]:
-    """Pick the most diverse tokens of each image; see `max_min.py`."""
-    from .max_min_fast import select_diverse_tokens_of_images
-
-    return select_diverse_tokens_of_images(images.features, images.counts, images.order)
-
-
-def pick_random(images: Images) -> list[torch.Tensor]:
-    """Draw tokens of each image; see `baseline_selectors.py`."""
-    from .baseline_selectors import random_picks
-
-    return random_picks(images)
-
-
-def pick_uniform(images: Images) -> list[torch.Tensor]:
-    """Pick every M/K-th token of each image; see `baseline_selectors.py`."""
-    from .baseline_selectors import uniform_picks
-
-    return uniform_picks(images)
+    def pick(self, images: Images) -> list[torch.Tensor]:
+        """Choose the tokens of each image."""
+        file, function = self.function.split(".")
+        return getattr(importlib.import_module(f".{file}", __package__), function)(images)
 
 
 SELECTORS = {
     "max_min": Selector(
-        pick_max_min,
+        "max_min_fast.max_min_picks",
         label="DivPrune (max_min)",
         sentence="the most diverse ones (DivPrune, CVPR 2025:\ngreedy max-min cosine distance)",
     ),
     "random": Selector(
-        pick_random,
+        "baseline_selectors.random_picks",
         label="random",
         sentence="drawn at random\n(a baseline to compare DivPrune with)",
         uses_seed=True,
     ),
     "uniform": Selector(
-        pick_uniform,
+        "baseline_selectors.uniform_picks",
         label="uniform",
         sentence="evenly spaced ones\n(a baseline to compare DivPrune with)",
     ),
