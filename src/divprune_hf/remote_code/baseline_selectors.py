@@ -5,6 +5,8 @@
 every device, and in float32 as in bfloat16. `uniform` takes every M/K-th token.
 """
 
+from typing import Any
+
 import torch
 
 from .selectors import Images
@@ -30,13 +32,13 @@ def random_picks(images: Images) -> list[torch.Tensor]:
     return picks
 
 
-def uniform_indices(num_available, num_tokens, device=None):
+def uniform_indices(num_available: int, num_tokens: int, device: torch.device | None = None) -> torch.Tensor:
     """The indices `floor((i + 0.5) M / K)`: the middles of K equal stretches of M tokens."""
     steps = torch.arange(num_tokens, device=device)
     return torch.div((2 * steps + 1) * num_available, 2 * num_tokens, rounding_mode="floor")
 
 
-def random_indices(pixels, num_available, num_tokens, seed=0):
+def random_indices(pixels: torch.Tensor, num_available: int, num_tokens: int, seed: int = 0) -> torch.Tensor:
     """K of M indices in the order of a shuffle that `seed` and the values of `pixels` decide.
 
     Everything stays on the device of `pixels`, in whole numbers: no generator, no rounding, nothing read on the host.
@@ -47,7 +49,7 @@ def random_indices(pixels, num_available, num_tokens, seed=0):
     return scramble((tokens + start) & MASK).argsort()[:num_tokens]
 
 
-def checksum(pixels):
+def checksum(pixels: torch.Tensor) -> torch.Tensor:
     """A number of 32 bits, as an int64 tensor without dimensions, that depends on every pixel and its place.
 
     Pixels count as bfloat16, so that a model in float32 and one in bfloat16 draw alike; float16 pixels are rounded
@@ -59,7 +61,7 @@ def checksum(pixels):
     return (bits * places & MASK).sum() & MASK
 
 
-def scramble(numbers):
+def scramble(numbers: Any) -> Any:
     """Mix the bits of whole numbers (Python's or int64 tensors) of 32 bits, one to one; products stay below 2**59."""
     for _ in range(2):
         numbers = ((numbers >> 16) ^ numbers) * 0x45D9F3B & MASK
