@@ -26,6 +26,7 @@ from evidence_statistics import NUM_DRAWS, evaluate
 from machine import hardware, versions
 
 from divprune_hf.loading import load_pruned
+from divprune_hf.remote_code.selectors import SELECTORS, selector_named
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="a stock base or a variant: a folder, or the id of a Hub repo")
     parser.add_argument("questions", metavar="QUESTIONS", type=Path, help="a JSON lines file")
     parser.add_argument("--budgets", nargs="+", required=True, metavar="B", help="shares (0.098, 1.0) or numbers (64)")
-    parser.add_argument("--selectors", nargs="+", default=["max_min", "random", "uniform"], metavar="S")
+    parser.add_argument("--selectors", nargs="+", default=list(SELECTORS), metavar="S")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many draws of `random` (1)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of this run")
     parser.add_argument("--batch-size", type=int, default=24, metavar="N", help="questions at a time (24)")
@@ -54,7 +55,7 @@ def parse_budget(text: str) -> float | int:
 
 def settings_of(selectors: list[str], budgets: list[str], seeds: int) -> list[Setting]:
     """Every combination, in the order in which it is run."""
-    seeds_of = {selector: range(seeds) if selector == "random" else [None] for selector in selectors}
+    seeds_of = {selector: range(seeds) if selector_named(selector).uses_seed else [None] for selector in selectors}
     values = list(dict.fromkeys(parse_budget(budget) for budget in budgets))
     if {"1", "1.0"} <= {repr(parse_budget(budget)) for budget in budgets}:
         raise ValueError("Got the budgets 1 (one token) and 1.0 (all tokens), expected one of them in a run.")

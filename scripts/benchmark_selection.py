@@ -21,8 +21,8 @@ from unittest import mock
 import torch
 from machine import write_run
 
-from divprune_hf.remote_code import max_min_diversity_triton
-from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
+from divprune_hf.remote_code import max_min_triton
+from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 
 
 WIDTH = 4096
@@ -59,7 +59,7 @@ PATHS = {"gram": gram, "naive": naive, "torch": select, "triton": select}
 
 
 def paths_on(device):
-    has_triton = device == "cuda" and max_min_diversity_triton.can_launch_on(torch.device(device, 0))
+    has_triton = device == "cuda" and max_min_triton.can_launch_on(torch.device(device, 0))
     return [path for path in PATHS if path != "triton" or has_triton]
 
 
@@ -72,8 +72,8 @@ def random_features(tokens, batch, device):
 def seconds_of(path, features, kept):
     """How long one path takes, by the clock of the device."""
     run = PATHS[path]
-    use_triton = max_min_diversity_triton.can_launch_on if path == "triton" else lambda device: False
-    with mock.patch.object(max_min_diversity_triton, "can_launch_on", use_triton):
+    use_triton = max_min_triton.can_launch_on if path == "triton" else lambda device: False
+    with mock.patch.object(max_min_triton, "can_launch_on", use_triton):
         if not features[0].is_cuda:
             started = time.perf_counter()
             run(features, kept)

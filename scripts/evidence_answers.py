@@ -15,7 +15,7 @@ from divprune_hf.remote_code.token_selection import feature_list
 
 @dataclass(frozen=True)
 class Setting:
-    """What is kept: `budget` is a share of the visual tokens (float) or a number (int); only "random" has a seed."""
+    """A budget, a share of the visual tokens (float) or a number (int), and a selector, with its seed if it has one."""
 
     selector: str
     budget: float | int

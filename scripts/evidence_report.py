@@ -1,5 +1,6 @@
 """The figures of `accuracy_vs_budget.py` as a Markdown table and as figure 1 of the paper: score against FLOPs."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -9,10 +10,13 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from divprune_hf.remote_code.selectors import SELECTORS
+
 
 # By selector: colour-blind safe, and told apart in print by their markers.
-STYLES = {"max_min": ("#0072B2", "o"), "random": ("#D55E00", "s"), "uniform": ("#009E73", "^")}
-LABELS = {"max_min": "DivPrune (max_min)", "random": "random", "uniform": "uniform"}
+PALETTE = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
+STYLES = dict(zip(SELECTORS, itertools.cycle(PALETTE)))
+LABELS = {name: selector.label for name, selector in SELECTORS.items()}
 
 
 def markdown_table(run: dict) -> str:

@@ -20,7 +20,7 @@ from pocket_scoring import pictures_of
 
 from divprune_hf.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
-from divprune_hf.remote_code.token_budget import SELECTORS
+from divprune_hf.remote_code.selectors import SELECTORS
 
 
 BATCH = 25
@@ -68,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
     try:
-        settings = [Setting(name, parse_budget(options.budget), 0 if name == "random" else None) for name in SELECTORS]
+        settings = [
+            Setting(name, parse_budget(options.budget), 0 if s.uses_seed else None) for name, s in SELECTORS.items()
+        ]
         scenes = make_scenes("heldout", options.scenes, SEED, options.data)
         model, processor = load_pruned(pocket_llava(), device="cpu")
     except (ValueError, OSError) as error:

@@ -21,17 +21,17 @@ from generation_shapes import SHAPES, build_inputs, build_models
 from machine import write_run
 from measuring import synchronize
 
-from divprune_hf.remote_code import cosine_distances, max_min_diversity, token_selection
+from divprune_hf.remote_code import fast_distances, max_min_fast
 
 
 MODULES = {"vision tower": "vision_tower", "projector": "multi_modal_projector", "language model": "language_model"}
 # What is called, and where it is looked up.
 FUNCTIONS = {
-    "selection": (token_selection, "select_diverse_tokens_of_images"),
-    "distances": (max_min_diversity, "cosine_distances"),
-    "products": (cosine_distances, "gram_matrices"),
-    "picks": (max_min_diversity, "pick_greedily"),
-    "picks with Triton": (max_min_diversity, "pick_with_triton"),
+    "selection": (max_min_fast, "select_diverse_tokens_of_images"),
+    "distances": (max_min_fast, "cosine_distances"),
+    "products": (fast_distances, "gram_matrices"),
+    "picks": (max_min_fast, "pick_greedily"),
+    "picks with Triton": (max_min_fast, "pick_with_triton"),
 }
 
 
@@ -82,7 +82,7 @@ def measure(shape, model, batch, options):
         features[:] = [images, *arguments]
         return select(images, *arguments)
 
-    select = max_min_diversity.select_diverse_tokens_of_images
+    select = max_min_fast.select_diverse_tokens_of_images
     generate = clock.timed("prefill", model.generate)
     with contextlib.ExitStack() as stack:
         for name, attribute in MODULES.items():

@@ -26,7 +26,7 @@ from sklearn.manifold import TSNE
 
 from divprune_hf.loading import load_pruned
 from divprune_hf.pictures import read_picture
-from divprune_hf.remote_code.token_budget import SELECTORS
+from divprune_hf.remote_code.selectors import SELECTORS
 
 
 SMALLEST = 1e-6  # the least distance that is drawn
@@ -120,7 +120,7 @@ def draw_histogram(distances: dict[str, list[float]], out: Path) -> None:
 def run(options: argparse.Namespace) -> dict:
     """Draw everything; return what diversity.json holds."""
     budget = parse_budget(options.budget)
-    seed_of = {"random": options.seed}
+    seed_of = {name: options.seed for name, selector in SELECTORS.items() if selector.uses_seed}
     settings = {name: Setting(name, budget, seed_of.get(name)) for name in options.selectors}
     if budget == 1 and isinstance(budget, int):
         raise ValueError("Got a budget of 1 token, expected at least 2: one token has no distance to another.")

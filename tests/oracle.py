@@ -1,6 +1,6 @@
 """The stock language model fed the kept features by hand: what a pruned model must answer, bit for bit.
 
-The features come from the stock model, the picks from the reference in `max_min_diversity.py` on each image alone, and
+The features come from the stock model, the picks from the reference in `max_min_fast.py` on each image alone, and
 the placeholders are filled row by row, so that nothing is shared with the seam.
 """
 

@@ -12,10 +12,10 @@ from unittest import mock
 import torch
 from naive_max_min import exact_features
 
-from divprune_hf.remote_code import max_min_diversity_triton
-from divprune_hf.remote_code.cosine_distances import NOISE, cosine_distances, gram_matrices, row_statistics
-from divprune_hf.remote_code.max_min_diversity import pick_greedily
-from divprune_hf.remote_code.max_min_diversity_triton import pick_with_triton, to_distances_with_triton_
+from divprune_hf.remote_code import max_min_triton
+from divprune_hf.remote_code.fast_distances import NOISE, cosine_distances, gram_matrices, row_statistics
+from divprune_hf.remote_code.max_min_fast import pick_greedily
+from divprune_hf.remote_code.max_min_triton import pick_with_triton, to_distances_with_triton_
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -46,7 +46,7 @@ def ragged_batch(seed, most_images=6, most_tokens=90):
 
 def check_parity(features, kept):
     """Assert that the programs compute and pick, bit for bit, what torch does on the same device."""
-    with mock.patch.object(max_min_diversity_triton, "can_launch_on", lambda device: False):
+    with mock.patch.object(max_min_triton, "can_launch_on", lambda device: False):
         expected_distances = cosine_distances(features)
     products = gram_matrices(features)
     inverse_norm, is_zero, ceiling = row_statistics(products.diagonal(dim1=1, dim2=2))

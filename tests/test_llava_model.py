@@ -4,13 +4,13 @@ import inspect
 
 import pytest
 import torch
-from test_max_min_diversity import is_greedy
+from test_max_min_fast import is_greedy
 from tiny_answers import features_in, fed_with, greedy, load
 from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS, WIDTH
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaModel, StaticCache
 
 from divprune_hf import select_diverse_tokens, set_budget
-from divprune_hf.remote_code import token_selection
+from divprune_hf.remote_code import max_min_fast
 from divprune_hf.remote_code.token_selection import feature_list
 
 
@@ -61,7 +61,7 @@ def test_keeping_everything_is_the_stock_model_bit_for_bit(family, photos, monke
     def never(*args):
         raise AssertionError("nothing is to be selected")
 
-    monkeypatch.setattr(token_selection, "select_diverse_tokens_of_images", never)
+    monkeypatch.setattr(max_min_fast, "select_diverse_tokens_of_images", never)
     model, processor = load(family, divprune_config={"retention_ratio": 1.0, "order": order})
     inputs = processor(images=photos[:1], text=PROMPT, retention_ratio=1, return_tensors="pt")
     stock = LlavaForConditionalGeneration.from_pretrained(family.base, dtype=torch.float32).eval()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_max_min_diversity import is_greedy
+from test_max_min_fast import is_greedy
 from tiny_answers import assert_loads_as_remote_code, fed_with, greedy, load
 from tiny_models import NUM_IMAGE_TOKENS
 from transformers import (
@@ -17,7 +17,7 @@ from transformers import (
 from divprune_hf import keep_count, select_diverse_tokens
 from divprune_hf.ask import ask
 from divprune_hf.cli import main
-from divprune_hf.remote_code import token_selection
+from divprune_hf.remote_code import max_min_fast
 from divprune_hf.remote_code.image_views import num_views_of_images
 from divprune_hf.remote_code.token_selection import feature_list
 
@@ -92,7 +92,7 @@ def test_keeping_everything_is_the_stock_model_bit_for_bit(checkpoint, five_shap
     def never(*args):
         raise AssertionError("nothing is to be selected")
 
-    monkeypatch.setattr(token_selection, "select_diverse_tokens_of_images", never)
+    monkeypatch.setattr(max_min_fast, "select_diverse_tokens_of_images", never)
     model, processor = load(checkpoint, divprune_config={"retention_ratio": 1.0})
     inputs = processor(images=five_shapes[:2], text=[PROMPT] * 2, padding=True, retention_ratio=1, return_tensors="pt")
     stock_inputs = AutoProcessor.from_pretrained(checkpoint.base)(

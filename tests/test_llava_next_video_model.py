@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_max_min_diversity import is_greedy
+from test_max_min_fast import is_greedy
 from tiny_answers import assert_loads_as_remote_code, features_in, greedy, load
 from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextVideoForConditionalGeneration
 
 from divprune_hf import keep_count, select_diverse_tokens
-from divprune_hf.remote_code import token_selection
+from divprune_hf.remote_code import max_min_fast
 from divprune_hf.remote_code.token_selection import feature_list
 
 
@@ -106,7 +106,7 @@ def test_keeping_everything_is_the_stock_model_bit_for_bit(checkpoint, clips, ph
     def never(*args):
         raise AssertionError("nothing is to be selected")
 
-    monkeypatch.setattr(token_selection, "select_diverse_tokens_of_images", never)
+    monkeypatch.setattr(max_min_fast, "select_diverse_tokens_of_images", never)
     both = {"retention_ratio": 1.0, "video_retention_ratio": 1.0}
     model, processor = load(checkpoint, divprune_config=both)
     media = {"images": photos, "videos": clips[:2], "text": MIXED, "return_tensors": "pt"}

@@ -12,10 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from divprune_hf import select_diverse_tokens
-from divprune_hf.remote_code import cosine_distances as module
-from divprune_hf.remote_code import max_min_diversity
-from divprune_hf.remote_code.cosine_distances import cosine_distances, gram_matrices, row_statistics
-from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
+from divprune_hf.remote_code import fast_distances as module
+from divprune_hf.remote_code import max_min_fast
+from divprune_hf.remote_code.fast_distances import cosine_distances, gram_matrices, row_statistics
+from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 
 
 pytestmark = pytest.mark.modeling
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.modeling
 def test_each_image_of_a_batch_is_selected_as_alone(seed, order, largest_batch, scaled_together, rows_per_product):
     features, kept = ragged_batch(seed)
     with (
-        mock.patch.dict(max_min_diversity.LARGEST_BATCH, {"cpu": largest_batch}),
+        mock.patch.dict(max_min_fast.LARGEST_BATCH, {"cpu": largest_batch}),
         mock.patch.multiple(module, SCALED_TOGETHER=scaled_together, ROWS_PER_PRODUCT=rows_per_product),
     ):
         expected = [select_diverse_tokens(image, count, order) for image, count in zip(features, kept)]
@@ -107,7 +107,7 @@ def test_images_of_very_different_sizes_go_apart():
         sizes.append(list(map(len, images)))
         return cosine_distances(images)
 
-    with mock.patch.object(max_min_diversity, "cosine_distances", selected):
+    with mock.patch.object(max_min_fast, "cosine_distances", selected):
         picks = select_diverse_tokens_of_images(features, [5] * 11)
     assert sorted(size for part in sizes for size in part) == [*range(20, 30), 300] and 1 < len(sizes) < 11
     assert all(torch.equal(row, select_diverse_tokens(image, 5)) for row, image in zip(picks, features))

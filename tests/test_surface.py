@@ -17,6 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from divprune_hf.families import FAMILIES
 from divprune_hf.remote_code import transformers_surface as surface
+from divprune_hf.remote_code.selectors import SELECTORS
 
 
 pytestmark = pytest.mark.modeling
@@ -122,6 +123,8 @@ def test_an_entry_file_imports_every_sibling_that_it_needs(entry):
         needed.add(sibling)
         waiting |= {module for module, _ in imports_of(SOURCES[sibling], 1)} - needed
     assert needed - {entry} == direct
+    if entry.startswith("modeling"):  # what the table of selectors names and does not import
+        assert {selector.function.split(".")[0] for selector in SELECTORS.values()} <= direct
 
 
 def test_something_missing_is_named_with_what_to_do():

@@ -15,7 +15,7 @@ from divprune_hf.remote_code.configuration_divprune import (
     DivPruneLlavaNextConfig,
     DivPruneLlavaNextVideoConfig,
 )
-from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens
+from divprune_hf.remote_code.max_min_fast import select_diverse_tokens
 from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
 from divprune_hf.remote_code.modeling_divprune_llava_next import (
     DivPruneLlavaNextForConditionalGeneration,

@@ -17,7 +17,8 @@ from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.publishing.hub_errors import redact
 from divprune_hf.question_checks import check_question
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
-from divprune_hf.remote_code.token_budget import ORDERS, SELECTORS
+from divprune_hf.remote_code.selectors import SELECTORS
+from divprune_hf.remote_code.token_budget import ORDERS
 from divprune_hf.videos import DEFAULT_NUM_FRAMES, is_video, read_video
 
 

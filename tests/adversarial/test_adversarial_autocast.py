@@ -6,7 +6,7 @@ import pytest
 import torch
 from naive_max_min import is_greedy
 
-from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
+from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 
 
 pytestmark = pytest.mark.modeling

@@ -143,7 +143,7 @@ def test_what_an_adversary_adds_to_a_saved_folder_is_refused(hub, make_checkpoin
     saved = tmp_path / "saved"
     train_and_save(make_checkpoint().variant, saved)
     changes = {
-        "code": lambda folder: (folder / "max_min_diversity.py").write_text("evil"),
+        "code": lambda folder: (folder / "max_min_fast.py").write_text("evil"),
         "pipeline": lambda folder: edit_json(folder / "config.json", custom_pipelines={"x": {"impl": "e--e.E"}}),
         "tokenizer": lambda folder: edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": "e.E"}),
         "inner": lambda folder: edit_json(folder / "config.json", architectures=["DivPruneLlavaModel"]),

@@ -74,7 +74,7 @@ def test_dry_run_lists_every_file_and_writes_nothing(hub, converted):
     assert f"{size / 1000:.1f} kB" in lines["model.safetensors"]
     copied = f"copied on the Hub from {BASE_ID}@{hub.store.repos[BASE_ID].branches['main'][:12]}"
     assert (copied if CAN_COPY else "uploaded") in lines["model.safetensors"]
-    assert "uploaded" in lines["config.json"] and "uploaded" in lines["max_min_diversity.py"]
+    assert "uploaded" in lines["config.json"] and "uploaded" in lines["max_min_fast.py"]
 
 
 def test_upload_weights_uploads_them(hub, converted):

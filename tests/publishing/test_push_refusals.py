@@ -30,7 +30,7 @@ def add_code(variant):
 
 
 def remove_code(variant):
-    (variant / "max_min_diversity.py").unlink()
+    (variant / "max_min_fast.py").unlink()
 
 
 def name_foreign_code(variant):
@@ -98,7 +98,7 @@ def garble_base(variant):
 REFUSALS = {
     "changed_code": (change_code, "pruning_divprune.py differs"),
     "added_code": (add_code, "evil.py is not one of ours"),
-    "missing_code": (remove_code, "max_min_diversity.py is missing"),
+    "missing_code": (remove_code, "max_min_fast.py is missing"),
     "foreign_code_named": (name_foreign_code, "evil.Tokenizer"),
     "code_elsewhere": (name_code_elsewhere, "config.json: auto_map"),
     "kernels_elsewhere": (name_kernels, "evil/kernels"),

@@ -83,8 +83,8 @@ def test_what_was_changed_is_named_and_not_run(hub, pushed, change, reason):
 
 
 def test_a_missing_file_is_named(hub, pushed):
-    pushed.commit("main", {path: blob for path, blob in pushed.files().items() if path != "max_min_diversity.py"})
-    assert "max_min_diversity.py is missing" in hub.run("verify", NAME).error
+    pushed.commit("main", {path: blob for path, blob in pushed.files().items() if path != "max_min_fast.py"})
+    assert "max_min_fast.py is missing" in hub.run("verify", NAME).error
 
 
 def test_what_is_no_variant_is_refused(hub, converted, variant):

@@ -11,6 +11,7 @@ from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.card_figures import figures
 from divprune_hf.publishing.variants import Licence, Variant, variant_of
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.remote_code.selectors import SELECTORS
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 
 
@@ -19,12 +20,6 @@ OF_THE_BASE = "The weights are the base's, byte for byte:\nnothing was trained a
 SAVED = "The weights were\nsaved by transformers after conversion, and may have been trained further."
 LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
 
-# Which visual tokens a variant keeps, by its selector.
-CHOICES = {
-    "max_min": "the most diverse ones (DivPrune, CVPR 2025:\ngreedy max-min cosine distance)",
-    "random": "drawn at random\n(a baseline to compare DivPrune with)",
-    "uniform": "evenly spaced ones\n(a baseline to compare DivPrune with)",
-}
 VIDEO = Template("""
 About a video (`pip install torchvision av`), whose budget is `video_num_tokens` or `video_retention_ratio`:
 
@@ -102,7 +97,7 @@ def render_card(facts: CardFacts) -> str:
         source=source(facts),
         budget=budget(facts),
         weights=SAVED if facts.saved else OF_THE_BASE,
-        choice=CHOICES[facts.divprune_config.selector],
+        choice=SELECTORS[facts.divprune_config.selector].sentence,
         video=VIDEO.substitute(name=facts.name, revision=revision) if facts.takes_videos else "",
         pinning=pin,
         tested=", ".join(TESTED_TRANSFORMERS),

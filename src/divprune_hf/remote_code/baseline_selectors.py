@@ -1,57 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What DivPrune is to be compared with: as many visual tokens, chosen without looking at what they hold.
+"""Baselines to compare DivPrune with: as many visual tokens, chosen without looking at what they hold.
 
 `random` draws by a hash of the picture's pixels and a seed, so a picture keeps the same tokens alone and in a batch, on
 every device, and in float32 as in bfloat16. `uniform` takes every M/K-th token.
 """
 
+from typing import Any
+
 import torch
 
-from .image_views import num_views_of_images
+from .selectors import Images
 
 
 MASK = 2**32 - 1
 
 
-def select_baseline_tokens(config, pixel_values, image_sizes, all_features, counts):
-    """Which visual tokens of each image or video a baseline keeps.
-
-    Args:
-        config (`PretrainedConfig`): the model's; `selector`, `seed` and `order` of its `divprune_config` are read.
-        pixel_values (`torch.Tensor`): one row per image or video, or the views of all images one after another.
-        image_sizes (list of (height, width), *optional*): the sizes of LLaVA-NeXT's pictures, which say where
-            the views of the next image begin.
-        all_features (list of `torch.Tensor` of shape `(M, width)`): only M and the device are read.
-        counts (`list[int]`): K of each image or video.
-
-    Returns:
-        A list with one `torch.LongTensor` of shape `(K,)` per image or video: ascending, or, for `"random"` with
-        `order="selection"`, as they were drawn. None where everything is kept.
-    """
-    settings = config.divprune_config
-    rows = pixel_values
-    if image_sizes is not None and pixel_values.dim() == 4:
-        rows = pixel_values.split(num_views_of_images(config, image_sizes))
-    indices = []
-    for pixels, features, count in zip(rows, all_features, counts):
-        if count == len(features):
-            picks = None
-        elif settings.selector == "uniform":
-            picks = uniform_indices(len(features), count, features.device)
-        else:
-            picks = random_indices(pixels, len(features), count, settings.seed).to(features.device)
-            picks = picks.sort().values if settings.order == "raster" else picks
-        indices.append(picks)
-    return indices
+def uniform_picks(images: Images) -> list[torch.Tensor]:
+    """Every M/K-th token of each image or video."""
+    return [
+        uniform_indices(len(features), count, features.device)
+        for features, count in zip(images.features, images.counts)
+    ]
 
 
-def uniform_indices(num_available, num_tokens, device=None):
+def random_picks(images: Images) -> list[torch.Tensor]:
+    """K tokens of each image or video, drawn by its pixels and the seed; with the order of selection as drawn."""
+    picks = []
+    for pixels, features, count in zip(images.pixels, images.features, images.counts):
+        drawn = random_indices(pixels, len(features), count, images.seed).to(features.device)
+        picks.append(drawn.sort().values if images.order == "raster" else drawn)
+    return picks
+
+
+def uniform_indices(num_available: int, num_tokens: int, device: torch.device | None = None) -> torch.Tensor:
     """The indices `floor((i + 0.5) M / K)`: the middles of K equal stretches of M tokens."""
     steps = torch.arange(num_tokens, device=device)
     return torch.div((2 * steps + 1) * num_available, 2 * num_tokens, rounding_mode="floor")
 
 
-def random_indices(pixels, num_available, num_tokens, seed=0):
+def random_indices(pixels: torch.Tensor, num_available: int, num_tokens: int, seed: int = 0) -> torch.Tensor:
     """K of M indices in the order of a shuffle that `seed` and the values of `pixels` decide.
 
     Everything stays on the device of `pixels`, in whole numbers: no generator, no rounding, nothing read on the host.
@@ -62,7 +49,7 @@ def random_indices(pixels, num_available, num_tokens, seed=0):
     return scramble((tokens + start) & MASK).argsort()[:num_tokens]
 
 
-def checksum(pixels):
+def checksum(pixels: torch.Tensor) -> torch.Tensor:
     """A number of 32 bits, as an int64 tensor without dimensions, that depends on every pixel and its place.
 
     Pixels count as bfloat16, so that a model in float32 and one in bfloat16 draw alike; float16 pixels are rounded
@@ -74,7 +61,7 @@ def checksum(pixels):
     return (bits * places & MASK).sum() & MASK
 
 
-def scramble(numbers):
+def scramble(numbers: Any) -> Any:
     """Mix the bits of whole numbers (Python's or int64 tensors) of 32 bits, one to one; products stay below 2**59."""
     for _ in range(2):
         numbers = ((numbers >> 16) ^ numbers) * 0x45D9F3B & MASK

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 
 from .saved_code import auto_map_of_own_folder, save_code
-from .token_budget import check_budget, check_order, check_selector
+from .selectors import check_selector
+from .token_budget import check_budget, check_order
 
 
 DEFAULT_RETENTION_RATIO = 0.098

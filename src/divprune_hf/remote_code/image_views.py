@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT's pictures of any resolution: how many views each has, and how their tokens become one sequence."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from .prompt_counts import IMAGE, Modality
 
 
-def num_views_of_images(config, image_sizes):
+def num_views_of_images(config: PretrainedConfig, image_sizes: Sequence[Any]) -> list[int]:
     """How many views the model has of each image, given their heights and widths: the whole, and its crops."""
     tile = config.vision_config.image_size
     return [image_size_to_num_patches(size, config.image_grid_pinpoints, tile) for size in image_sizes]
 
 
-def checked_image_sizes(config, pixel_values, image_sizes=None):
+def checked_image_sizes(config: PretrainedConfig, pixel_values: torch.Tensor, image_sizes: Any = None) -> list[Any]:
     """The height and width of each picture, as lists: LLaVA-NeXT reads them on the host, and never waits for these.
 
     Raises a `ValueError` unless there is one pair per picture, and all the views that they ask for.
@@ -57,7 +59,13 @@ class AnyResolutionMixin:
         return packed_without_waiting(super().pack_image_features, *args, **kwargs)
 
 
-def packed_without_waiting(pack, image_features, image_sizes, vision_feature_select_strategy, image_newline=None):
+def packed_without_waiting(
+    pack: Callable[..., Any],
+    image_features: Sequence[torch.Tensor],
+    image_sizes: Sequence[Any],
+    vision_feature_select_strategy: str,
+    image_newline: torch.Tensor | None = None,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """What `pack`, LLaVA-NeXT's `pack_image_features`, makes of the views of each image.
 
     `pack` also makes a tensor of lengths on the device of the features, which waits for the vision tower. Here it packs

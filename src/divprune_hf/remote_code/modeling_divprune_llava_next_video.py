@@ -5,20 +5,22 @@ from transformers import LlavaNextVideoForConditionalGeneration, LlavaNextVideoM
 
 # transformers 4.57 ships only the files that this one imports directly: all of them are named here.
 # ruff: noqa: F401
-from .baseline_selectors import select_baseline_tokens
+from .baseline_selectors import random_picks
 from .checkpoint_keys import read_base_checkpoints
 from .compat_generation import GenerationCompat
 from .configuration_divprune import DivPruneLlavaNextVideoConfig
-from .cosine_distances import cosine_distances
+from .fast_distances import cosine_distances
 from .generation_divprune import DivPruneVideoHeadMixin
 from .image_views import AnyResolutionMixin
-from .max_min_diversity import select_diverse_tokens_of_images
-from .max_min_diversity_by_blocks import pick_by_blocks
-from .max_min_diversity_triton import pick_with_triton
+from .max_min import pick_max_min
+from .max_min_fast import select_diverse_tokens_of_images
+from .max_min_long import pick_by_blocks
+from .max_min_triton import pick_with_triton
 from .no_waiting import PlaceholdersWithoutWaiting
 from .prompt_counts import Prompt
 from .pruning_divprune import DivPruneVideoModelMixin
 from .saved_code import save_code
+from .selectors import SELECTORS
 from .signatures import MadeFromStock
 from .token_budget import keep_count
 from .token_selection import select_tokens

@@ -15,6 +15,7 @@ from transformers.video_utils import make_batched_videos
 from .compat_processing import CallCompat
 from .configuration_divprune import DivPruneConfig
 from .saved_code import save_code
+from .selectors import selector_named  # noqa: F401  transformers 4.57 ships only what this file imports
 from .token_budget import keep_count
 
 

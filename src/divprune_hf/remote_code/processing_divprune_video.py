@@ -17,6 +17,7 @@ from .compat_processing import CallCompat  # noqa: F401  transformers 4.57 ships
 from .configuration_divprune import DivPruneConfig
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
 from .saved_code import save_code  # noqa: F401
+from .selectors import selector_named  # noqa: F401  see above
 from .token_budget import keep_count
 
 

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many visual tokens to keep, chosen how and in which order: what is a possible setting, and what it comes to."""
+"""How many visual tokens to keep, and in which order: possible settings, and what they come to."""
 
 from numbers import Integral, Real
 
 
 ORDERS = ("raster", "selection")
-SELECTORS = ("max_min", "random", "uniform")
-LARGEST_SEED = 2**32 - 1
 
 
 def check_budget(retention_ratio: float | None = None, num_tokens: int | None = None, prefix: str = "") -> None:
@@ -45,18 +43,6 @@ def check_order(order: str) -> None:
         raise ValueError(
             f"Got order={order!r}, expected one of {ORDERS}: kept tokens stay in the image's raster order, "
             "or go in the order in which they were picked."
-        )
-
-
-def check_selector(selector: str, seed: int) -> None:
-    """Raise a `ValueError` unless `selector` is one of `SELECTORS` and `seed` an integer of 32 bits."""
-    if selector not in SELECTORS:
-        raise ValueError(
-            f"Got selector={selector!r}, expected one of {SELECTORS}: DivPrune, or a baseline to compare it with."
-        )
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(
-            f"Got seed={seed!r}, expected an integer from 0 to {LARGEST_SEED}: what the random selector draws by."
         )
 
 

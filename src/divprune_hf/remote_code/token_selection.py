@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from .baseline_selectors import select_baseline_tokens
-from .max_min_diversity import select_diverse_tokens_of_images
+from .image_views import num_views_of_images
 from .prompt_counts import Modality
+from .selectors import Images, selector_named
 from .token_budget import keep_count
 
 
@@ -49,13 +49,28 @@ def kept_counts(
 def select_tokens(
     config: PretrainedConfig, all_features: list[torch.Tensor], counts: list[int], pixels: Any, image_sizes: Any
 ) -> list[torch.Tensor | None]:
-    """The indices to keep of each image or video, all at once; None where everything is kept."""
+    """The indices to keep of each image or video, all at once; None where everything is kept.
+
+    Args:
+        config: the model's; `selector`, `seed` and `order` of its `divprune_config` are read.
+        all_features: of each image, its visual tokens, `(M, width)`.
+        counts: of each image, how many are kept.
+        pixels: one row per image or video, or the views of all images one after another.
+        image_sizes: (height, width) of LLaVA-NeXT's pictures, which say where the views of the next image begin.
+    """
     settings = config.divprune_config
-    if settings.selector != "max_min":
-        return select_baseline_tokens(config, pixels, image_sizes, all_features, counts)
+    selector = selector_named(settings.selector)
+    if image_sizes is not None and pixels.dim() == 4:
+        pixels = pixels.split(num_views_of_images(config, image_sizes))
     pruned = [i for i, features in enumerate(all_features) if counts[i] < len(features)]
     if not pruned:
         return [None] * len(counts)
-    features, budgets = [all_features[i] for i in pruned], [counts[i] for i in pruned]
-    picks = dict(zip(pruned, select_diverse_tokens_of_images(features, budgets, settings.order)))
-    return [picks.get(i) for i in range(len(counts))]
+    images = Images(
+        features=[all_features[i] for i in pruned],
+        counts=[counts[i] for i in pruned],
+        pixels=[pixels[i] for i in pruned],
+        order=settings.order,
+        seed=settings.seed,
+    )
+    picks_of = dict(zip(pruned, selector.pick(images)))
+    return [picks_of.get(i) for i in range(len(counts))]

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .cosine_distances import distance_dtype, matrix_product_, row_scale, row_statistics, scaled_rows, to_distances_
+from .fast_distances import distance_dtype, matrix_product_, row_scale, row_statistics, scaled_rows, to_distances_
 
 
 # Rows of a block of the first pick: products as fast as larger ones, in 40 MB at a width of 4096.
@@ -20,7 +20,7 @@ ENTRIES_PER_BLOCK = {"cpu": 2**19, "cuda": 2**26}
 
 
 def pick_by_blocks(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """Greedy max-min cosine diversity, see `max_min_diversity.py`.
+    """Greedy max-min cosine diversity, see `max_min_fast.py`.
 
     Args:
         features (`torch.Tensor` of shape `(M, D)`).

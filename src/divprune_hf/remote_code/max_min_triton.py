@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GPU does after the matrix products of `cosine_distances.py`: two Triton programs, each one launch for a batch.
+"""What a GPU does after the matrix products of `fast_distances.py`: two Triton programs, each one launch for a batch.
 
 One turns products into distances, which torch makes in seven passes over the matrices. The other is the greedy loop of
-`max_min_diversity.py`, one program per image: launched step by step, as torch does it, its K dependent steps cost more
+`max_min_fast.py`, one program per image: launched step by step, as torch does it, its K dependent steps cost more
 than their arithmetic. Both give what torch gives, bit for bit. Triton is optional, and imported when the first features
 arrive on a GPU.
 """
@@ -122,7 +122,7 @@ def can_launch_on(device: torch.device) -> bool:
 
 
 def to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, noise: float) -> torch.Tensor:
-    """Turn products of rows, of shape `(images, M, M)`, into cosine distances in place; see `cosine_distances.py`.
+    """Turn products of rows, of shape `(images, M, M)`, into cosine distances in place; see `fast_distances.py`.
 
     Returns:
         `torch.Tensor` of shape `(images, M)`: each row's distance to its nearest other row, at most its ceiling.
@@ -146,7 +146,7 @@ def to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, noise: f
 
 
 def pick_with_triton(distances, nearest, ceiling, num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
-    """What `pick_greedily` of `max_min_diversity.py` picks, given the same.
+    """What `pick_greedily` of `max_min_fast.py` picks, given the same.
 
     Args:
         distances (`torch.Tensor` of shape `(images, M, M)`, M at most `LARGEST_PROGRAM`), nearest, ceiling (of shape

@@ -9,11 +9,10 @@ import math
 
 import torch
 
-from .max_min_diversity_triton import runs_on, to_distances_with_triton_
+from .max_min import NOISE
+from .max_min_triton import runs_on, to_distances_with_triton_
 
 
-# Distances below this are rounding noise of a float32 product, and count as 0.
-NOISE = 2.0**-20
 # Kernels of products smaller than this sum in an order that differs from entry to entry, by more than `NOISE` where
 # rows are long.
 SMALL = 64

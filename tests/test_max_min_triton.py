@@ -17,8 +17,8 @@ from naive_max_min import is_greedy
 from ragged_batches import check_parity, ragged_batch
 
 from divprune_hf import select_diverse_tokens
-from divprune_hf.remote_code import max_min_diversity_triton
-from divprune_hf.remote_code.max_min_diversity import select_diverse_tokens_of_images
+from divprune_hf.remote_code import max_min_triton
+from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 
 
 @needs_triton
@@ -35,7 +35,7 @@ def compile_for(capability, program, pointers, constants, num_warps):
     from triton.backends.compiler import GPUTarget
 
     source = triton.compiler.ASTSource(
-        max_min_diversity_triton.compiled_programs()[program],
+        max_min_triton.compiled_programs()[program],
         signature={**pointers, "size": "i32", **dict.fromkeys(constants, "constexpr")},
         constexprs=constants,
     )
@@ -77,21 +77,21 @@ def test_the_program_of_the_distances_compiles(capability, dtype, tokens, num_wa
 def test_triton_is_imported_only_once_it_is_needed():
     code = (
         "import torch\nfrom divprune_hf import select_diverse_tokens\n"
-        "from divprune_hf.remote_code import max_min_diversity_triton\n"
-        "select_diverse_tokens(torch.randn(9, 4), 3)\nassert max_min_diversity_triton.tl is None"
+        "from divprune_hf.remote_code import max_min_triton\n"
+        "select_diverse_tokens(torch.randn(9, 4), 3)\nassert max_min_triton.tl is None"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_a_cpu_never_runs_the_programs():
-    assert not max_min_diversity_triton.runs_on(torch.zeros(1, 4, 4))
+    assert not max_min_triton.runs_on(torch.zeros(1, 4, 4))
 
 
 @needs_gpu
 @needs_triton
 def test_parity_on_a_thousand_ragged_batches():
-    assert max_min_diversity_triton.can_launch_on(torch.device("cuda", 0))
+    assert max_min_triton.can_launch_on(torch.device("cuda", 0))
     for seed in range(1000):
         features, kept = ragged_batch(seed, most_images=12, most_tokens=600)
         check_parity([image.cuda() for image in features], kept)
@@ -100,7 +100,7 @@ def test_parity_on_a_thousand_ragged_batches():
 @needs_gpu
 @needs_triton
 def test_the_largest_image_fits_one_program():
-    features = [torch.randn(max_min_diversity_triton.LARGEST_PROGRAM, 64, device="cuda"), torch.randn(9, 64).cuda()]
+    features = [torch.randn(max_min_triton.LARGEST_PROGRAM, 64, device="cuda"), torch.randn(9, 64).cuda()]
     check_parity(features, [819, 9])
 
 
@@ -108,7 +108,7 @@ def test_the_largest_image_fits_one_program():
 def path(request):
     """Each way to select on a GPU."""
     if request.param == "torch":
-        with mock.patch.object(max_min_diversity_triton, "can_launch_on", lambda device: False):
+        with mock.patch.object(max_min_triton, "can_launch_on", lambda device: False):
             yield
     else:
         pytest.importorskip("triton")
@@ -162,12 +162,12 @@ def test_picks_of_a_gpu_are_greedy_alone_and_in_a_batch(path, dtype):
 def test_a_gpu_that_triton_cannot_use_selects_with_torch():
     features = torch.randn(200, 64, device="cuda")
     expected = select_diverse_tokens(features, 20)
-    max_min_diversity_triton.can_launch_on.cache_clear()
+    max_min_triton.can_launch_on.cache_clear()
     with (
-        mock.patch.object(max_min_diversity_triton, "pick_with_triton", side_effect=RuntimeError("no compiler")),
+        mock.patch.object(max_min_triton, "pick_with_triton", side_effect=RuntimeError("no compiler")),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
         assert torch.equal(select_diverse_tokens(features, 20), expected)
-    max_min_diversity_triton.can_launch_on.cache_clear()
+    max_min_triton.can_launch_on.cache_clear()
     assert any("no compiler" in str(warning.message) for warning in caught)

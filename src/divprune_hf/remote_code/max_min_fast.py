@@ -1,22 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DivPrune's idea in one file: keep the `num_tokens` most diverse of an image's visual tokens.
-
-Greedy max-min diversity (DivPrune, arXiv 2503.02175, section 3): with the cosine distance d(a, b) = 1 - cos(a, b),
-
-1. the first pick is the token whose distance to its nearest other token is largest;
-2. then, until `num_tokens` are picked: the token whose smallest distance to the picked ones is largest.
-
-The paper calls this the exact solution of the max-min diversity problem; it is the greedy farthest-first heuristic,
-which comes within a factor of two of it. Nothing is trained and nothing is calibrated.
-"""
+"""The picks of `max_min.py`, for a batch of images at once and at less cost; for long videos and on GPUs too."""
 
 from collections.abc import Sequence
 
 import torch
 
-from .cosine_distances import cosine_distances
-from .max_min_diversity_by_blocks import pick_by_blocks
-from .max_min_diversity_triton import pick_with_triton, runs_on
+from .fast_distances import cosine_distances
+from .max_min_long import pick_by_blocks
+from .max_min_triton import pick_with_triton, runs_on
+from .selectors import Images
 from .token_budget import check_order
 
 
@@ -83,6 +75,11 @@ def select_diverse_tokens_of_images(
         picks_of[i] if i in picks_of else torch.arange(len(image), device=image.device)
         for i, image in enumerate(features)
     ]
+
+
+def max_min_picks(images: Images) -> list[torch.Tensor]:
+    """Pick the most diverse tokens of each image: the selector `max_min`."""
+    return select_diverse_tokens_of_images(images.features, images.counts, images.order)
 
 
 def pick_tokens(features: list[torch.Tensor], num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:

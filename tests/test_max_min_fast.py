@@ -163,7 +163,7 @@ def test_distances_leave_float32_wherever_its_products_may_be_rounded(setting, d
     """The settings are the process's, and the two ways to make them must not meet: each gets a process."""
     code = (
         "import torch\nfrom divprune_hf import select_diverse_tokens\n"
-        "from divprune_hf.remote_code.cosine_distances import distance_dtype\n"
+        "from divprune_hf.remote_code.fast_distances import distance_dtype\n"
         f"{setting}\nfeatures = torch.randn(70, 8)\nselect_diverse_tokens(features, 5)\n"
         "torch.compile(select_diverse_tokens, fullgraph=True, backend='aot_eager')(features, 3)\n"
         "print(distance_dtype(features), distance_dtype(features.bfloat16()))"

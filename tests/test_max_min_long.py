@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from naive_max_min import exact_features, naive_max_min
 
 from divprune_hf import select_diverse_tokens
-from divprune_hf.remote_code import max_min_diversity, max_min_diversity_by_blocks
+from divprune_hf.remote_code import max_min_fast, max_min_long
 
 
 pytestmark = pytest.mark.modeling
@@ -23,9 +23,9 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 def select_by_blocks(features, num_tokens, order="selection", rows_per_block=64, rows_per_read=7):
     """`select_diverse_tokens` as it selects from long videos, with blocks small enough for small inputs."""
     with (
-        mock.patch.dict(max_min_diversity.LARGEST_MATRIX, {"cpu": 0}),
-        mock.patch.object(max_min_diversity_by_blocks, "ROWS_PER_BLOCK", rows_per_block),
-        mock.patch.dict(max_min_diversity_by_blocks.ENTRIES_PER_BLOCK, {"cpu": rows_per_read * features.shape[1]}),
+        mock.patch.dict(max_min_fast.LARGEST_MATRIX, {"cpu": 0}),
+        mock.patch.object(max_min_long, "ROWS_PER_BLOCK", rows_per_block),
+        mock.patch.dict(max_min_long.ENTRIES_PER_BLOCK, {"cpu": rows_per_read * features.shape[1]}),
     ):
         return select_diverse_tokens(features, num_tokens, order)
 
@@ -135,7 +135,7 @@ def test_a_long_video_is_selected_in_less_memory_than_the_matrix_takes():
     code = (
         "import torch\n"
         "from divprune_hf import select_diverse_tokens\n"
-        "from divprune_hf.remote_code.max_min_diversity import LARGEST_MATRIX\n"
+        "from divprune_hf.remote_code.max_min_fast import LARGEST_MATRIX\n"
         "def peak_mib(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1024\n"
         "select_diverse_tokens(torch.randn(600, 256), 60)\n"
         "features = torch.randn(9000, 256)\n"
