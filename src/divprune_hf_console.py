@@ -1,4 +1,4 @@
-"""Where the command `divprune-hf` begins: signals and the encoding are set before anything heavy is imported.
+"""Start of the command `divprune-hf`: signals and the encoding are set before anything heavy is imported.
 
 It is a module beside the package, because importing `divprune_hf` imports torch and transformers, which takes seconds.
 """

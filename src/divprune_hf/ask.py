@@ -136,7 +136,7 @@ def answer(
     num_available: int,
     drawn: Image.Image,
 ) -> Answer:
-    """What the model says to a finished prompt."""
+    """Return what the model says to a finished prompt."""
     tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     num_prompt_tokens = inputs["input_ids"].shape[1]
     text = processor.decode(tokens[0, num_prompt_tokens:], skip_special_tokens=True).strip()

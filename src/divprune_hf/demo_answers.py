@@ -1,4 +1,4 @@
-"""What the demo runs in a process of its own, by path: a variant as a stranger would load it, as remote code.
+"""The part of the demo in a process of its own, run by path: a variant as a stranger would load it, as remote code.
 
 Nothing of divprune_hf is imported here. Usage: demo_answers.py VARIANT QUESTIONS RETENTION_RATIO; prints JSON.
 """

@@ -42,7 +42,7 @@ class Family:
 
     @property
     def processor_reference(self):
-        """Where transformers finds the processor in a model repo."""
+        """The place of the processor in a model repo, as transformers writes it."""
         return f"{self.processor_class.__module__.rpartition('.')[2]}.{self.processor_class.__name__}"
 
 

@@ -1,4 +1,4 @@
-"""Where the files lie that come with the package: in an installed wheel inside of it, in a clone beside `src`."""
+"""Places of the files that come with the package: inside an installed wheel, beside `src` in a clone."""
 
 from pathlib import Path
 

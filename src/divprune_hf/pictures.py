@@ -63,7 +63,7 @@ def save_picture(picture: Image.Image, file: str | Path) -> None:
 
 
 def model_view(pixel_values: torch.Tensor, image_processor) -> Image.Image:
-    """What the vision tower sees, as a picture: `pixel_values` of shape `(channels, height, width)`, un-normalised."""
+    """Return what the vision tower sees as a picture: `pixel_values`, `(channels, height, width)`, un-normalised."""
     pixels = pixel_values.float().cpu().numpy().transpose(1, 2, 0)
     pixels = pixels * np.array(image_processor.image_std) + np.array(image_processor.image_mean)
     return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
@@ -136,7 +136,7 @@ def draw_views(picture: Image.Image, inputs, processor, kept: list[int]) -> Imag
 
 
 def crops_of(processor, height: int, width: int, view_size) -> tuple[int, int]:
-    """How many crops LLaVA-NeXT makes of a picture of `height` and `width` pixels, downwards and across."""
+    """Return how many crops LLaVA-NeXT makes of a picture of `height` and `width` pixels, downwards and across."""
     best = select_best_resolution((height, width), processor.image_processor.image_grid_pinpoints)
     return best[0] // view_size[0], best[1] // view_size[1]
 

@@ -1,4 +1,4 @@
-"""What `divprune-hf ask` refuses before a weight is loaded."""
+"""Checks of `divprune-hf ask` before a weight is loaded."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -41,12 +41,12 @@ def flush() -> None:
 
 
 def reader_is_gone(error: BaseException) -> bool:
-    """Whether an error is that of `divprune-hf ... | head -1`, and not that of a connection to a server."""
+    """Tell whether an error is that of `divprune-hf ... | head -1`, and not that of a connection to a server."""
     return isinstance(error, BrokenPipeError) and (POLL is None or any(map(is_broken, streams())))
 
 
 def is_broken(stream: TextIO) -> bool:
-    """Whether nobody reads a pipe any more."""
+    """Tell whether nobody reads a pipe any more."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), 0)

@@ -16,7 +16,7 @@ VIDEO_ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"
 
 
 def is_video(source: str) -> bool:
-    """Whether a path or URL has the ending of a video file."""
+    """Tell whether a path or URL has the ending of a video file."""
     return urlparse(str(source)).path.lower().endswith(VIDEO_ENDINGS)
 
 
@@ -58,7 +58,7 @@ def read_video(source: str, num_frames: int = DEFAULT_NUM_FRAMES) -> np.ndarray:
 
 
 def count_frames(source: str) -> int:
-    """How many frames a video has whose header does not say so, as those of Matroska files do not."""
+    """Count the frames of a video whose header does not say so, as those of Matroska files do not."""
     import av
 
     with av.open(str(source)) as container:

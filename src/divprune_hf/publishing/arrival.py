@@ -1,4 +1,4 @@
-"""Whether the Hub has done what it was asked for: an answer that says so is not taken for it."""
+"""Checks that the Hub has done what it was asked for: an answer that says so is not taken for it."""
 
 from huggingface_hub import HfApi
 

@@ -146,7 +146,7 @@ def leftovers(out: Path, kind: str = "partial|previous") -> list[Path]:
 
 
 def is_missing(out: Path) -> bool:
-    """Whether there is no such folder, or an empty one."""
+    """Tell whether there is no such folder, or an empty one."""
     return not out.exists() or (out.is_dir() and not any(out.iterdir()))
 
 

@@ -23,7 +23,7 @@ SMALL_PATTERNS = [*JUDGED_FILES, *TEMPLATE_PATTERNS]
 
 @dataclass
 class Comparison:
-    """What a comparison found: what must not be, and what whoever looks should know."""
+    """Result of a comparison: what must not be, and what whoever looks should know."""
 
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

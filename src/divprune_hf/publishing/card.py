@@ -42,7 +42,7 @@ print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells.
+    """The facts that a card tells.
 
     Attributes:
         name: what `from_pretrained` takes: a folder, or ORG/NAME.
@@ -67,7 +67,7 @@ class CardFacts:
 
     @classmethod
     def of_config(cls, name: str, config: dict, folder_name: str) -> "CardFacts":
-        """What is known of a variant with this `config.json`; `folder_name` is that of a local base."""
+        """Return what is known of a variant with this `config.json`; `folder_name` is that of a local base."""
         recorded = files.recorded_base(config) or {}
         row = variant_of(recorded.get("repo_id"))
         return cls(

@@ -1,4 +1,4 @@
-"""What a base checkpoint must look like before a file of it is copied, and which of its files are."""
+"""Requirements of a base checkpoint, checked before a file of it is copied, and the files that are."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -76,7 +76,7 @@ def check_vision_tower(config, source):
 
 
 def is_variant(config):
-    """Whether a config is that of a variant of ours."""
+    """Tell whether a config is that of a variant of ours."""
     return any(config.get("model_type") == family.config_class.model_type for family in FAMILIES.values())
 
 
@@ -139,15 +139,15 @@ def copied_files(folder):
 
 
 def is_legal(name):
-    """Whether a file is a licence or a notice."""
+    """Tell whether a file is a licence or a notice."""
     return matches(name, LEGAL_PATTERNS) and not matches(name, [*OTHER_ENDINGS, *PICKLED_PATTERNS])
 
 
 def is_copied(name):
-    """Whether a file of a base goes into a variant byte for byte, unless a key of it has to be left out."""
+    """Tell whether a file of a base goes into a variant byte for byte, unless a key of it has to be left out."""
     return is_legal(name) or matches(name, [pattern for pattern in COPIED_PATTERNS if pattern not in LEGAL_PATTERNS])
 
 
 def matches(name, patterns):
-    """Whether a file name fits one of the patterns, in any case."""
+    """Tell whether a file name fits one of the patterns, in any case."""
     return any(fnmatch(name.upper(), pattern.upper()) for pattern in patterns)

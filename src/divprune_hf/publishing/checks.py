@@ -1,4 +1,4 @@
-"""What must hold before a variant leaves this machine. Nothing of it is run before its code is known to be ours."""
+"""Checks before a variant leaves this machine. Nothing of it is run before its code is known to be ours."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def sha256(content: bytes) -> str:
 
 
 def code_differences(found: dict[str, bytes]) -> list[str]:
-    """How the Python files of a variant, by name, differ from this package's; empty where they are the same."""
+    """Return how the Python files of a variant, by name, differ from this package's; empty where they are the same."""
     expected = {name: sha256(text.encode()) for name, text in shipped_code().items()}
     hashes = {name: sha256(content) for name, content in found.items()}
     differences = [f"{name} is missing" for name in sorted(set(expected) - set(hashes))]
@@ -51,7 +51,7 @@ def check_code(folder: Path) -> None:
 
 
 def judged_differences(folder: Path, source: str | Path) -> list[str]:
-    """Where the JSON files of a variant are not as `convert` writes them.
+    """Return where the JSON files of a variant are not as `convert` writes them.
 
     Raises:
         ValueError: they cannot be a variant's, or name code, a class or a kind of model that is not supported.

@@ -137,6 +137,6 @@ def place(source, target, link, progress):
 
 
 def is_in_hub_cache(path: Path) -> bool:
-    """Whether a file belongs to a Hub cache, here or elsewhere: its files lie below models--org--name."""
+    """Tell whether a file belongs to a Hub cache, here or elsewhere: its files lie below models--org--name."""
     in_repo_folder = any(folder.name.startswith("models--") for folder in path.parents)
     return in_repo_folder or Path(HF_HUB_CACHE).resolve() in path.parents

@@ -1,4 +1,4 @@
-"""Which keys the JSON files of a checkpoint may hold: an allow-list, made of what the classes that read them declare.
+"""Keys that the JSON files of a checkpoint may hold: an allow-list, made of what the classes that read them declare.
 
 transformers sets unknown keys as attributes, and some of its code then acts on them. So a key is kept only if a class
 of the family declares it, or if a table here knows it as data.

@@ -36,7 +36,7 @@ def hub_folder(base: str, revision: str | None, with_weights: bool) -> tuple[Pat
 
 
 def is_small(name: str) -> bool:
-    """Whether a file of a base other than its weights has a place in a variant, or in its making."""
+    """Tell whether a file of a base other than its weights has a place in a variant, or in its making."""
     nested = name.startswith("additional_chat_templates/")
     wanted = [*files.EDITED_FILES, *files.COPIED_PATTERNS, files.INDEX]
     return ("/" not in name or nested) and files.matches(name, wanted)

@@ -59,7 +59,7 @@ def explained(subject: str) -> Iterator[None]:
 
 
 def comes_from_client(error: BaseException) -> bool:
-    """Whether an error was raised while huggingface_hub was at work, and not by this machine."""
+    """Tell whether an error was raised while huggingface_hub was at work, and not by this machine."""
     if isinstance(error, HFValidationError) or getattr(error, "errno", None) in NO_ROOM:
         return False
     trace = error.__traceback__

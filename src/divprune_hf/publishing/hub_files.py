@@ -21,7 +21,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def repo_info(api: HfApi, repo_id: str, revision: str | None = None) -> ModelInfo:
-    """What the Hub says about a repo, with a name and a commit in it."""
+    """Return what the Hub says about a repo, with a name and a commit in it."""
     info = api.model_info(repo_id, revision=revision)
     if not isinstance(info.id, str):
         raise HubTrouble(f"it calls {repo_id} {info.id!r}, expected a name.")
@@ -114,7 +114,7 @@ def cached_file(repo_id: str, commit: str, name: str, again: bool) -> Path | Non
 
 
 def is_same(content: bytes | Path, size: int, remote: RepoFile) -> bool:
-    """Whether a repo's file has this content; its hash is computed only if the sizes are equal."""
+    """Tell whether a repo's file has this content; its hash is computed only if the sizes are equal."""
     if size != remote.size:
         return False
     if remote.lfs:

@@ -47,7 +47,7 @@ class HubTrouble(ValueError):
 
 
 class Conversation:
-    """What has been asked since the clients were limited, and what came last."""
+    """Record of what has been asked since the clients were limited, and of what came last."""
 
     def __init__(self) -> None:
         self.depth = 0

@@ -42,7 +42,7 @@ JUDGED_FILES = [
 
 @dataclass
 class Judged:
-    """What is left of a checkpoint's JSON files, by name, and the keys that were left out, as FILE: PATH.TO.KEY."""
+    """The remainder of a checkpoint's JSON files, by name, and the keys left out, as FILE: PATH.TO.KEY."""
 
     contents: dict[str, dict[str, Any]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)

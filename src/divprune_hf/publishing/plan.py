@@ -1,4 +1,4 @@
-"""What a push sends: every file of a variant, and where each comes from."""
+"""The plan of a push: every file of a variant, and where each comes from."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def find_base(api: HfApi, recorded: dict | None, upload_weights: bool) -> Base |
 
 
 def plan_file(path: str, content: bytes | Path, base: Base | None, target: dict[str, RepoFile]) -> PlannedFile:
-    """Where a file comes from: the target has it already, the Hub can copy it from the base, or it is uploaded."""
+    """Decide where a file comes from: the target has it, the Hub can copy it from the base, or it is uploaded."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     source = base.files.get(path) if base else None
     in_base = source is not None and bool(source.lfs) and is_same(content, size, source)

@@ -26,7 +26,7 @@ CLAIM = "byte for byte"  # what the card's template says about the weights
 
 @dataclass(frozen=True)
 class PushResult:
-    """What a push did: the repo, the commit that holds the variant (None for a dry run), its tag, and its files."""
+    """Result of a push: the repo, the commit that holds the variant (None for a dry run), its tag, and its files."""
 
     repo_id: str
     commit: str | None
@@ -155,7 +155,7 @@ def commit_files(api, target, planned, stale, tag, say):
 
 
 def is_refused_copy(error: Exception) -> bool:
-    """Whether the Hub refused a copy between repos, and nothing else."""
+    """Tell whether the Hub refused a copy between repos, and nothing else."""
     if type(error).__name__ == "FileDuplicationError":  # newer versions of huggingface_hub alone have this class
         return True
     response = error.response if isinstance(error, HfHubHTTPError) else None

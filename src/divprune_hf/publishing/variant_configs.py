@@ -95,7 +95,7 @@ def stock_config(config, family):
 
 
 def num_additional_image_tokens(vision_config):
-    """How many tokens a vision tower has besides its patches, such as a CLS token: one forward without data tells."""
+    """Count the tokens of a vision tower besides its patches, such as a CLS token, by a forward without data."""
     size = vision_config.image_size
     try:
         with torch.device("meta"), torch.no_grad():
@@ -108,5 +108,5 @@ def num_additional_image_tokens(vision_config):
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without its lines."""
+    """Return what an error says, without its lines."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -57,7 +57,7 @@ def parsed_table() -> dict[str, Any]:
 
 
 def licence_ids() -> list[str]:
-    """What the Hub accepts as a licence."""
+    """Check of what the Hub accepts as a licence."""
     return parsed_table()["licence_ids"]
 
 

@@ -22,7 +22,7 @@ LARGEST_CODE = 2**26  # bytes of code and configs
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared: a repo at a commit (empty for a folder), the Python files that are equal, and remarks."""
+    """Result of a comparison: a repo at a commit (empty for a folder), the Python files that are equal, and remarks."""
 
     source: str
     commit: str

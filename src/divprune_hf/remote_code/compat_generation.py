@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `generate` needs before transformers 5.23. Delete this file, and its one base class, with their support.
+"""Additions that `generate` needs before transformers 5.23. Delete this file and its one base class with their support.
 
 From 5.23 on `generate` encodes images first, repeats them row by row and splits them for a prefill in parts. Before,
 a row with several images got those of other rows under beams, and a prefill in parts answered wrongly or not at all.
@@ -82,14 +82,14 @@ class GenerationBefore523:
 
 
 def cached_length(cache: Any) -> int:
-    """How many tokens of the prompt a cache holds, which may be one of the tuples of old releases."""
+    """Return how many tokens of the prompt a cache holds, which may be one of the tuples of old releases."""
     if cache is None or isinstance(cache, tuple):
         return cache[0][0].shape[-2] if cache else 0
     return int(cache.get_seq_length())
 
 
 def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str, Any], expand_size: int) -> list[int]:
-    """Which image (or video) goes where when each row is repeated `expand_size` times: a list of their numbers."""
+    """Return which image (or video) goes where when each row is repeated `expand_size` times, as a list of numbers."""
     counts = to_counts(inputs.get(modality.counts), modality)
     num_inputs, num_placeholders = len(inputs[modality.pixels]), sum(placeholders)
     if counts is not None and len(counts) != num_inputs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What processors need on old releases of transformers. Delete this file and its one base class with their support."""
+"""Additions for processors on old releases. Delete this file and its one base class with their support."""
 
 from PIL.Image import Image
 from transformers import BatchFeature

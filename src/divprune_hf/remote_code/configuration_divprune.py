@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many visual tokens a model keeps: `DivPruneConfig`, and one small config per model family that holds it."""
+"""Settings of the pruning: `DivPruneConfig`, and one small config per model family that holds it."""
 
 from .transformers_surface import TESTED_TRANSFORMERS  # first: it says what a release of transformers lacks
 
@@ -85,12 +85,12 @@ class DivPruneConfig(PretrainedConfig):
 
     @property
     def budget(self):
-        """What an image may keep: the keyword arguments of `keep_count`, as a dict."""
+        """The budget of an image: the keyword arguments of `keep_count`, as a dict."""
         return {"retention_ratio": self.retention_ratio, "num_tokens": self.num_tokens}
 
     @property
     def video_budget(self):
-        """What a video may keep: the keyword arguments of `keep_count`, as a dict."""
+        """The budget of a video: the keyword arguments of `keep_count`, as a dict."""
         return {"retention_ratio": self.video_retention_ratio, "num_tokens": self.video_num_tokens}
 
     def to_block(self):
@@ -141,7 +141,7 @@ class DivPruneConfig(PretrainedConfig):
 
 
 def auto_map(family):
-    """Where transformers finds the classes of a family inside a model repo, by Auto class."""
+    """Return where transformers finds the classes of a family inside a model repo, by Auto class."""
     name, module = {
         "llava": ("DivPruneLlava", "modeling_divprune_llava"),
         "llava_next": ("DivPruneLlavaNext", "modeling_divprune_llava_next"),
@@ -167,7 +167,7 @@ def overridden_config(config: PretrainedConfig, divprune_config: Any) -> Pretrai
 
 
 class DivPruneConfigMixin:
-    """What the families' configs share: they hold a `DivPruneConfig` as `divprune_config`, and write it out whole.
+    """Common part of the families' configs: they hold a `DivPruneConfig` as `divprune_config`, and write it out whole.
 
     It is not a sub-config in transformers' sense: attention and dtype settings must not leak into it.
     """

@@ -99,7 +99,7 @@ def row_scale(features: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def row_statistics(squared_norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the distances need to know of each row, from its product with itself.
+    """Per-row terms of the cosine distance: inverse norm, zero-row flag, ceiling.
 
     Returns:
         inverse_norm (like `squared_norms`): 1 / norm, and 1 for zero rows.
@@ -169,14 +169,14 @@ def distance_dtype(features: torch.Tensor) -> torch.dtype:
 
 
 def multiplies_halves(features: torch.Tensor) -> bool:
-    """Whether `features` are multiplied as they are, into float32."""
+    """Tell whether `features` are multiplied as they are, into float32."""
     is_half = features.dtype in (torch.bfloat16, torch.float16)
     return is_half and features.is_cuda and MULTIPLIES_HALVES_INTO_FLOAT32
 
 
 @torch.compiler.assume_constant_result
 def float32_products_are_exact() -> bool:
-    """Whether the process keeps float32 matrix products in float32, however it says so."""
+    """Tell whether the process keeps float32 matrix products in float32, however it says so."""
     try:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # it does not know what the settings of torch 2.9 say

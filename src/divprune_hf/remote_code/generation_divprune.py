@@ -15,7 +15,7 @@ from .transformers_surface import HEAD_METHODS
 
 
 class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
-    """What the families' models with a language modelling head share; a family names its inner model `inner_class`.
+    """Common part of the models with a language modelling head; a family names its inner model `inner_class`.
 
     Modifications:
     - the inner model is the family's pruned one;
@@ -78,7 +78,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
 
 
 class DivPruneVideoHeadMixin(DivPruneHeadMixin):
-    """What the heads of families that take videos share besides.
+    """Common part of the heads of families that take videos.
 
     Modifications:
     - `forward` and `generate` take `num_video_tokens_kept`;

@@ -12,7 +12,7 @@ from .prompt_counts import IMAGE, Modality
 
 
 def num_views_of_images(config: PretrainedConfig, image_sizes: Sequence[Any]) -> list[int]:
-    """How many views the model has of each image, given their heights and widths: the whole, and its crops."""
+    """Return how many views the model has of each image of a height and width: the whole, and its crops."""
     tile = config.vision_config.image_size
     return [image_size_to_num_patches(size, config.image_grid_pinpoints, tile) for size in image_sizes]
 
@@ -40,7 +40,7 @@ def checked_image_sizes(config: PretrainedConfig, pixel_values: torch.Tensor, im
 
 
 class AnyResolutionMixin:
-    """What the inner models of LLaVA-NeXT and LLaVA-NeXT-Video share.
+    """Common part of the inner models of LLaVA-NeXT and LLaVA-NeXT-Video.
 
     Modifications:
     - base view, unpadded crops and newline rows of an image are one pool with one budget, as in the paper's code;
@@ -66,7 +66,7 @@ def packed_without_waiting(
     vision_feature_select_strategy: str,
     image_newline: torch.Tensor | None = None,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """What `pack`, LLaVA-NeXT's `pack_image_features`, makes of the views of each image.
+    """Return what `pack`, LLaVA-NeXT's `pack_image_features`, makes of the views of each image.
 
     `pack` also makes a tensor of lengths on the device of the features, which waits for the vision tower. Here it packs
     numbers in place of tokens, on the host, and the tokens are gathered by them.

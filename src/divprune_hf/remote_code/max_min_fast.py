@@ -44,7 +44,7 @@ def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = 
 def select_diverse_tokens_of_images(
     features: Sequence[torch.Tensor], num_tokens: Sequence[int], order: str = "raster"
 ) -> list[torch.Tensor]:
-    """What `select_diverse_tokens` returns for each image of a batch, selected together.
+    """Select the tokens of each image of a batch together, as `select_diverse_tokens` does alone.
 
     Args:
         features (sequence of `torch.Tensor` of shape `(M, D)`): each image has its own M; one dtype, one device.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GPU does after the matrix products of `fast_distances.py`: two Triton programs, each one launch for a batch.
+"""The steps of a GPU after the products of `fast_distances.py`: two Triton programs, each one launch for a batch.
 
 One turns products into distances, which torch makes in seven passes over the matrices. The other is the greedy loop of
 `max_min_fast.py`, one program per image: launched step by step, as torch does it, its K dependent steps cost more
@@ -95,7 +95,7 @@ def compiled_programs():
 
 
 def runs_on(distances: torch.Tensor) -> bool:
-    """Whether the programs can take these distances, of shape `(images, M, M)`, where they are."""
+    """Tell whether the programs can take these distances, of shape `(images, M, M)`, where they are."""
     return (
         type(distances) is torch.Tensor  # not one without values, as tracing and planning of memory use
         and distances.device.type == "cuda"
@@ -107,7 +107,7 @@ def runs_on(distances: torch.Tensor) -> bool:
 
 @functools.cache
 def can_launch_on(device: torch.device) -> bool:
-    """Whether `device` runs the programs: they are tried once, on a single token."""
+    """Tell whether `device` runs the programs: they are tried once, on a single token."""
     if compiled_programs() is None:
         return False
     try:
@@ -146,7 +146,7 @@ def to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, noise: f
 
 
 def pick_with_triton(distances, nearest, ceiling, num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
-    """What `pick_greedily` of `max_min_fast.py` picks, given the same.
+    """Return what `pick_greedily` of `max_min_fast.py` picks, given the same.
 
     Args:
         distances (`torch.Tensor` of shape `(images, M, M)`, M at most `LARGEST_PROGRAM`), nearest, ceiling (of shape

@@ -33,7 +33,7 @@ class DivPruneProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class DivPruneProcessorMixin(CallCompat):
-    """What the families' processors share.
+    """Common part of the families' processors.
 
     The budget is `divprune_config` (a plain dict, as stored), or per call `retention_ratio=` or `num_tokens=`. The
     output carries `num_image_tokens_kept` (int64, `(num_images,)`), which the model follows.
@@ -85,7 +85,7 @@ class DivPruneProcessorMixin(CallCompat):
         return saved
 
     def image_tokens_kept(self, num_image_tokens, retention_ratio=None, num_tokens=None):
-        """How many of each image's visual tokens are kept.
+        """Return how many of each image's visual tokens are kept.
 
         Args:
             num_image_tokens (`list[int]`): how many visual tokens each image has.
@@ -128,7 +128,7 @@ class DivPruneProcessorMixin(CallCompat):
                 )
 
     def _process_images(self, images, retention_ratio=None, num_tokens=None, **kwargs):
-        """What the model needs of the images, and each one's placeholders. A hook of transformers 5."""
+        """Return what the model needs of the images, and each one's placeholders. A hook of transformers 5."""
         image_inputs = self.image_processor(images, **kwargs)
         kept = self.image_tokens_kept(self.count_image_tokens(image_inputs), retention_ratio, num_tokens)
         image_inputs["num_image_tokens_kept"] = kept
@@ -161,7 +161,7 @@ class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
     """
 
     def count_image_tokens(self, image_inputs):
-        """How many visual tokens (M) the model has for each image before pruning.
+        """Count the visual tokens (M) that the model has for each image before pruning.
 
         Args:
             image_inputs: what the image processor returns; `pixel_values` is read.
@@ -176,10 +176,10 @@ class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
 
 
 class DivPruneLlavaNextProcessorMixin(DivPruneProcessorMixin):
-    """What the processors of LLaVA-NeXT and LLaVA-NeXT-Video share: pictures of any resolution."""
+    """Common part of the processors of LLaVA-NeXT and LLaVA-NeXT-Video: pictures of any resolution."""
 
     def count_image_tokens(self, image_inputs):
-        """How many visual tokens (M) the model has for each image before pruning.
+        """Count the visual tokens (M) that the model has for each image before pruning.
 
         Args:
             image_inputs: what the image processor returns; `pixel_values` and `image_sizes` are read.

@@ -88,13 +88,13 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
         return [*super().model_input_names, "num_video_tokens_kept"]
 
     def video_tokens_kept(self, num_video_tokens, video_retention_ratio=None, video_num_tokens=None):
-        """How many of each video's visual tokens are kept, as `image_tokens_kept` for images."""
+        """Return how many of each video's visual tokens are kept, as `image_tokens_kept` for images."""
         override = {"video_retention_ratio": video_retention_ratio, "video_num_tokens": video_num_tokens}
         budget = DivPruneConfig.merged(self.divprune_config, override, takes_videos=True).video_budget
         return [keep_count(available, **budget) for available in num_video_tokens]
 
     def count_video_tokens(self, video_inputs):
-        """How many visual tokens (M) the model has for each video before pruning.
+        """Count the visual tokens (M) that the model has for each video before pruning.
 
         Args:
             video_inputs: what the video processor returns; `pixel_values_videos` is read.
@@ -110,7 +110,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
         return counts
 
     def _process_videos(self, videos, video_retention_ratio=None, video_num_tokens=None, **kwargs):
-        """What the model needs of the videos, and each one's placeholders. A hook of transformers 5."""
+        """Return what the model needs of the videos, and each one's placeholders. A hook of transformers 5."""
         video_inputs = self.video_processor(videos, **{**kwargs, "return_tensors": None})
         pixels = video_inputs["pixel_values_videos"]
         frames = [len(video) for video in pixels]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many placeholders a prompt has and how many visual tokens are kept for them: told to the seam, and compared.
+"""Placeholders of a prompt and kept visual tokens: their numbers, told to the seam and compared.
 
 Features of one picture must never land in another row, so the comparison is made row by row.
 """
@@ -46,7 +46,7 @@ MODALITIES = (IMAGE, VIDEO)
 
 @dataclass
 class Prompt:
-    """What a running `forward` or `generate` tells the methods that make features.
+    """Facts that a running `forward` or `generate` tells the methods that make features.
 
     `counts` are what the processor said, by modality, or None; `placeholders` how many each row of the prompt has.
     `fitting` holds the modalities whose features were found to fit, row by row, until they are put in place.
@@ -96,7 +96,7 @@ def check_fit(num_placeholders: int, num_features: int, modality: Modality) -> N
 
 
 def inputs_of_each_row(placeholders: list[int], counts: list[int], modality: Modality) -> list[int]:
-    """How many images (or videos) each row of a batch holds.
+    """Return how many images (or videos) each row of a batch holds.
 
     Args:
         placeholders: how many placeholders each row has.

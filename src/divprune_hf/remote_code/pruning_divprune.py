@@ -32,7 +32,7 @@ from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS
 
 
 class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
-    """What the families' inner models share.
+    """Common part of the families' inner models.
 
     Modifications:
     - `get_image_features` returns the kept features of each image, (K, width), instead of all of them, (M, width);
@@ -78,7 +78,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         return self._get_kept_features(IMAGE, super().get_image_features, inputs)
 
     def select_image_tokens(self, **inputs: Any) -> list[torch.Tensor]:
-        """Which visual tokens of each image are kept; takes what `get_image_features` takes.
+        """Return which visual tokens of each image are kept; takes what `get_image_features` takes.
 
         Args:
             pixel_values (`torch.Tensor`): one row per image, as the processor returns it.
@@ -108,7 +108,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         return masks
 
     def _placeholders(self, modality: Modality, input_ids: Any, inputs_embeds: Any) -> torch.Tensor:
-        """Where the prompt has placeholders: `torch.BoolTensor` of shape `(batch, sequence)`."""
+        """Mark the placeholders of the prompt: `torch.BoolTensor` of shape `(batch, sequence)`."""
         token_id = getattr(self.config, modality.token_id)
         if input_ids is not None:
             return input_ids == token_id
@@ -116,7 +116,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
     def _checked_inputs(self, modality: Modality, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What the stock method gets; a family that can say more than "wrong shape" overrides this."""
+        """Return the arguments of the stock method; a family that can say more than "wrong shape" overrides this."""
         return inputs
 
     def _encode_and_select(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict[str, Any]):
@@ -172,7 +172,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
 
 
 class DivPruneVideoModelMixin(DivPruneModelMixin):
-    """What the inner models of families that take videos share besides.
+    """Common part of the inner models of families that take videos.
 
     Modifications:
     - `get_video_features` returns the kept features of each video, (K, width). All frames of a video are one pool, so
@@ -195,7 +195,7 @@ class DivPruneVideoModelMixin(DivPruneModelMixin):
     def select_video_tokens(
         self, pixel_values_videos: torch.Tensor, num_video_tokens_kept: Any = None, **inputs: Any
     ) -> list[torch.Tensor]:
-        """Which visual tokens of each video are kept.
+        """Return which visual tokens of each video are kept.
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(num_videos, num_frames, channels, height, width)`).

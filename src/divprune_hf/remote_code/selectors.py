@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Images:
-    """What a selector may look at, of images (or videos) of which less than everything is kept.
+    """The view of a selector on images (or videos) of which less than everything is kept.
 
     Args:
         features: of each image, its visual tokens, `(M, width)`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many visual tokens to keep, and in which order: possible settings, and what they come to."""
+"""The number of visual tokens to keep and their order: possible settings, and what they come to."""
 
 from numbers import Integral, Real
 
@@ -47,7 +47,7 @@ def check_order(order: str) -> None:
 
 
 def keep_count(num_available: int, retention_ratio: float | None = None, num_tokens: int | None = None) -> int:
-    """How many of `num_available` visual tokens (M) a budget keeps (K).
+    """Return how many of `num_available` visual tokens (M) a budget keeps (K).
 
     `K = round(retention_ratio * M)` (Python's round: half to even), or `num_tokens`; at least 1, at most M.
 

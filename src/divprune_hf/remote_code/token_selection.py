@@ -24,7 +24,7 @@ def feature_list(outputs: Any) -> list[torch.Tensor]:
 def kept_counts(
     config: PretrainedConfig, modality: Modality, available: list[int], counts: list[int] | None
 ) -> list[int]:
-    """How many visual tokens (K) of each image or video are kept: as told, or else by the config's budget.
+    """Return how many visual tokens (K) of each image or video are kept: as told, or else by the config's budget.
 
     Args:
         config: the model's; `divprune_config` is read where `counts` is None.
