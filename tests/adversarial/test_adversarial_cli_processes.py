@@ -80,7 +80,9 @@ def test_a_signal_at_any_moment_ends_the_command_quietly(media, duration, tmp_pa
     time.sleep(moment * duration)
     process.send_signal(sent)
     out, err = process.communicate(timeout=120)
-    assert process.returncode in (SIGNALS[sent], 0)  # 0: it was done, which a loaded machine may make of any moment
+    # 0: it was done, which a loaded machine may make of any moment. At the very end Python gives signals back to the
+    # system: the process then dies of it, which a shell calls 130 and 143 too.
+    assert process.returncode in (SIGNALS[sent], -sent, 0)
     if process.returncode:
         assert (
             err.decode() in ("", "divprune-hf: interrupted\n", "divprune-hf: terminated\n")
