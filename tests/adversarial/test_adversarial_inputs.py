@@ -22,6 +22,7 @@ NOT_TEXT = {
     "text_and_none": ["w1 <image>", None],
     "bytes": b"w1 <image>",
     "floats": [0.5],
+    "a_number": 7,
 }
 
 

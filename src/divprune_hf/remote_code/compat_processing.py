@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Additions for processors on old releases. Delete this file and its one base class with their support."""
 
+import functools
+
 from PIL.Image import Image
 from transformers import BatchFeature
 from transformers.image_utils import ChannelDimension, make_flat_list_of_images
@@ -13,7 +15,12 @@ from .transformers_surface import HAS_IMAGE_HOOK
 class CallWithHooks:
     """From transformers 5.10 on: the first releases with hooks for images do not use them in LLaVA-NeXT yet."""
 
-    __call__ = ProcessorMixin.__call__
+    @functools.wraps(ProcessorMixin.__call__)
+    def __call__(self, images=None, text=None, *args, **kwargs):
+        # Before the hooks: some releases copy the text first, and fail on what is no list.
+        self._check_text(text)
+        text = list(text) if isinstance(text, tuple) else text
+        return ProcessorMixin.__call__(self, images, text, *args, **kwargs)
 
 
 class CallBefore5:
@@ -22,7 +29,8 @@ class CallBefore5:
     def __call__(self, images=None, text=None, audio=None, videos=None, **kwargs):
         if images is None and text is None and videos is None:
             raise ValueError("Got no images, no videos and no text, expected at least one of them.")
-        texts = [text] if isinstance(text, str) else [] if text is None else list(text)
+        self._check_text(text)
+        texts = [text] if isinstance(text, str) else list(text or [])
         if getattr(videos, "ndim", None) == 5:  # stock 4.57 takes a batch of videos for one
             videos = list(videos)
         # Taken out before the merge, which forgets a setting given by itself when e.g. `images_kwargs` is given.

@@ -109,9 +109,19 @@ class DivPruneProcessorMixin(CallCompat):
     def model_input_names(self):
         return [*super().model_input_names, "num_image_tokens_kept"]
 
+    @staticmethod
+    def _check_text(text):
+        """Raise on what is neither a text nor several: into ids some releases would write no placeholder."""
+        parts = text if isinstance(text, (list, tuple)) else [] if text is None else [text]
+        foreign = [type(part).__name__ for part in parts if not isinstance(part, str)]
+        if foreign:
+            raise ValueError(
+                f"Got a text that is or holds a {foreign[0]}, expected a string or a list of strings, into which "
+                "placeholders can be written: decode ids first (processor.decode)."
+            )
+
     def _check_inputs(self, images, text, videos):
-        """Raise unless the text is text, and has a placeholder for each image and video."""
-        check_text(text)
+        """Raise unless the text has a placeholder for each image and video."""
         if videos is not None and not self.takes_videos:
             raise ValueError(f"Got videos for {type(self).__name__}, which takes images only.")
         texts = [text] if isinstance(text, str) else list(text or [])
@@ -138,17 +148,6 @@ class DivPruneProcessorMixin(CallCompat):
         """As the parent's, with placeholders counted first, for its words. A hook of transformers 5."""
         self._check_inputs(images, text, videos)
         super().validate_inputs(images=images, text=text, videos=videos, **kwargs)
-
-
-def check_text(text):
-    """Raise on what is neither a text nor several: some releases would pass ids on, without a placeholder written."""
-    parts = text if isinstance(text, (list, tuple)) else [] if text is None else [text]
-    foreign = [type(part).__name__ for part in parts if not isinstance(part, str)]
-    if foreign:
-        raise ValueError(
-            f"Got a text that is or holds a {foreign[0]}, expected a string or a list of strings, into which "
-            "placeholders can be written: decode ids first (processor.decode)."
-        )
 
 
 class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
