@@ -41,8 +41,8 @@ KNOWN_CONFIG_KEYS = {
     "SigLIP's head": ["vision_use_head"],
     # Sizes that llava-hf's files repeat where no class reads them.
     "repeated sizes": ["vocab_size", "projection_dim"],
-    # llava-hf's LLaVA-1.6.
-    "LLaVA-1.6": ["use_image_newline_parameter"],
+    # llava-hf's files, from releases that had a loss of their own.
+    "LLaVA": ["ignore_index", "use_image_newline_parameter"],
     # Both names of the same ids and of a list that every release writes for DINOv2.
     "placeholders": ["image_token_id", "image_token_index", "video_token_id", "video_token_index"],
     "DINOv2": ["out_features", "out_indices", "stage_names"],
