@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from divprune_hf import keep_count
-from divprune_hf.families import FAMILIES
+from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.package_data import pocket_llava
 
 

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from divprune_hf.families import FAMILIES
+from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.remote_code.compat_generation import ENCODES_FIRST
 
 

@@ -15,7 +15,7 @@ from packaging.version import Version
 from tiny_models import FAMILY_CLASSES
 from transformers.processing_utils import ProcessorMixin
 
-from divprune_hf.families import FAMILIES
+from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.remote_code import transformers_surface as surface
 from divprune_hf.remote_code.selectors import SELECTORS
 

@@ -8,13 +8,13 @@ import transformers
 
 from divprune_hf import __version__, streams
 from divprune_hf.ask import ask, ask_about_video
+from divprune_hf.checkpoints.hub_errors import redact
 from divprune_hf.demo import run_demo
 from divprune_hf.loading import load_pruned
 from divprune_hf.pictures import read_picture, save_picture
 from divprune_hf.printable import one_line
 from divprune_hf.publishing.commands import add_commands
 from divprune_hf.publishing.convert import convert_checkpoint
-from divprune_hf.publishing.hub_errors import redact
 from divprune_hf.question_checks import check_question
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
 from divprune_hf.remote_code.selectors import SELECTORS

@@ -3,7 +3,7 @@
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-from divprune_hf.families import FAMILIES
+from divprune_hf.checkpoints.families import FAMILIES
 
 
 # transformers 5 has no AutoModelForVision2Seq; what it loaded is loaded by AutoModelForImageTextToText.

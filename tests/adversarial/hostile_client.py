@@ -23,8 +23,9 @@ def run(arguments):
 
 
 if __name__ == "__main__":
+    from divprune_hf.checkpoints import hub_limits
     from divprune_hf.cli import main
-    from divprune_hf.publishing import hub_limits, push
+    from divprune_hf.publishing import push
 
     seconds, answer_bytes = os.environ["TEST_LIMITS"].split()
     short = {"seconds": float(seconds), "bytes_per_second": 10**6, "answer_bytes": int(answer_bytes), "pages": 20}

@@ -6,8 +6,8 @@ import pytest
 from folders import edit_json, load_json
 
 from divprune_hf import keep_count
+from divprune_hf.checkpoints.files import tensor_shapes, weight_files
 from divprune_hf.publishing import checks
-from divprune_hf.publishing.checkpoint_files import tensor_shapes, weight_files
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from huggingface_hub import HfApi
 
-from divprune_hf.publishing.hub_files import is_same, repo_files, repo_info
-from divprune_hf.publishing.hub_limits import HubTrouble
+from divprune_hf.checkpoints.hub_files import is_same, repo_files, repo_info
+from divprune_hf.checkpoints.hub_limits import HubTrouble
 from divprune_hf.publishing.plan import PlannedFile
 
 

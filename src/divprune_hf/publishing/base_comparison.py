@@ -7,11 +7,11 @@ from typing import Any
 
 from huggingface_hub.hf_api import RepoFile
 
-from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.hub_errors import redact
+from divprune_hf.checkpoints.hub_files import download
+from divprune_hf.checkpoints.judged_files import JUDGED_FILES
 from divprune_hf.publishing.hub_base import LARGEST_SMALL_FILES
-from divprune_hf.publishing.hub_errors import redact
-from divprune_hf.publishing.hub_files import download
-from divprune_hf.publishing.judged_files import JUDGED_FILES
 from divprune_hf.publishing.variant_files import variant_contents
 
 

@@ -6,8 +6,8 @@ from string import Template
 
 from huggingface_hub import ModelCardData
 
+from divprune_hf.checkpoints import files
 from divprune_hf.package_data import model_cards
-from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.card_figures import figures
 from divprune_hf.publishing.variants import Licence, Variant, variant_of
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig

@@ -8,15 +8,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from divprune_hf.families import Family
+from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.families import Family
+from divprune_hf.checkpoints.hub_errors import redact, without_tokens
+from divprune_hf.checkpoints.judged_files import judge
+from divprune_hf.checkpoints.model_shapes import check_weights_fit, needed_shapes
+from divprune_hf.checkpoints.variant_configs import variant_config, variant_processor_config
 from divprune_hf.printable import printable
-from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing import load_check
-from divprune_hf.publishing.hub_errors import redact, without_tokens
-from divprune_hf.publishing.judged_files import judge
-from divprune_hf.publishing.model_shapes import check_weights_fit, needed_shapes
 from divprune_hf.publishing.shipped import shipped_code
-from divprune_hf.publishing.variant_configs import variant_config, variant_processor_config
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map
 
 

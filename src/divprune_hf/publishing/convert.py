@@ -10,10 +10,10 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
-from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.hub_errors import explained
 from divprune_hf.publishing.atomic_folder import new_folder, restore_killed
 from divprune_hf.publishing.hub_base import hub_folder
-from divprune_hf.publishing.hub_errors import explained
 from divprune_hf.publishing.variant_files import check_built, tell_left_out, variant_texts
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
-from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing.hub_files import download, repo_files, repo_info
+from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.hub_files import download, repo_files, repo_info
 from divprune_hf.publishing.variant_files import judged_base
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from divprune_hf.publishing import checkpoint_files as files
+from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.hub_errors import explained
+from divprune_hf.checkpoints.hub_files import repo_files
+from divprune_hf.checkpoints.safetensors_headers import tensor_spans
 from divprune_hf.publishing import plan
 from divprune_hf.publishing.convert import local_folder
-from divprune_hf.publishing.hub_errors import explained
-from divprune_hf.publishing.hub_files import repo_files
 from divprune_hf.publishing.push import PushResult, check_repo_id, push_files
-from divprune_hf.publishing.safetensors_headers import tensor_spans
 from divprune_hf.publishing.variant_files import tell_left_out, variant_texts
 from divprune_hf.publishing.variants import licence_for
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig

@@ -6,9 +6,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from divprune_hf.publishing import checkpoint_files as files
-from divprune_hf.publishing.hub_files import checked_commit, download, repo_files, repo_info
-from divprune_hf.publishing.hub_limits import HubTrouble
+from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.hub_files import checked_commit, download, repo_files, repo_info
+from divprune_hf.checkpoints.hub_limits import HubTrouble
 from divprune_hf.publishing.plan import MODEL_PATTERNS
 
 

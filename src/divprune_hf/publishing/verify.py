@@ -6,13 +6,13 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
+from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.hub_errors import explained
+from divprune_hf.checkpoints.hub_files import download, is_same, repo_files, repo_info
+from divprune_hf.checkpoints.judged_files import JUDGED_FILES
 from divprune_hf.printable import printable
-from divprune_hf.publishing import checkpoint_files as files
 from divprune_hf.publishing.base_comparison import IsSame, compare_with_base, unreachable
 from divprune_hf.publishing.checks import code_differences, judged_differences
-from divprune_hf.publishing.hub_errors import explained
-from divprune_hf.publishing.hub_files import download, is_same, repo_files, repo_info
-from divprune_hf.publishing.judged_files import JUDGED_FILES
 
 
 # What git, and the client that downloads into a folder, keep beside a repo's files.

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from divprune_hf.families import Family
-from divprune_hf.publishing.variant_configs import one_line
+from divprune_hf.checkpoints.families import Family
+from divprune_hf.checkpoints.variant_configs import one_line
 
 
 def needed_shapes(config: dict[str, Any], family: Family, source: str | Path) -> list[tuple[int, ...]]:

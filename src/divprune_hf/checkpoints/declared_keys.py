@@ -11,7 +11,7 @@ import transformers
 from transformers import CONFIG_MAPPING, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from divprune_hf.families import Family
+from divprune_hf.checkpoints.families import Family
 
 
 # Keys of a model config that the installed classes need not declare, with the reason why they are data.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from divprune_hf.families import FAMILIES, VISION_MODEL_TYPES, Family
-from divprune_hf.publishing import declared_keys as declared
-from divprune_hf.publishing.json_files import exists, read_json
+from divprune_hf.checkpoints import declared_keys as declared
+from divprune_hf.checkpoints.families import FAMILIES, VISION_MODEL_TYPES, Family
+from divprune_hf.checkpoints.json_files import exists, read_json
 from divprune_hf.remote_code.configuration_divprune import auto_map
 
 

@@ -3,9 +3,9 @@
 from fnmatch import fnmatch
 from pathlib import Path
 
-from divprune_hf.families import FAMILIES, VISION_MODEL_TYPES
-from divprune_hf.publishing.json_files import exists, read_json, regular_file
-from divprune_hf.publishing.safetensors_headers import check_shard, tensor_shapes
+from divprune_hf.checkpoints.families import FAMILIES, VISION_MODEL_TYPES
+from divprune_hf.checkpoints.json_files import exists, read_json, regular_file
+from divprune_hf.checkpoints.safetensors_headers import check_shard, tensor_shapes
 
 
 __all__ = ["check_shard", "exists", "read_json", "regular_file", "tensor_shapes"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from divprune_hf.publishing.json_files import exists, parse_json, regular_file
+from divprune_hf.checkpoints.json_files import exists, parse_json, regular_file
 
 
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format

@@ -1,0 +1,1 @@
+"""Reading and judging a checkpoint: its files, weights, configs and family, in a folder or on the Hub."""
