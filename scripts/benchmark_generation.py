@@ -24,7 +24,7 @@ from measuring import peak_memory, synchronize
 from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
 
 from divprune_hf import keep_count
-from divprune_hf.flops import prompt_flops
+from divprune_hf.cards.flops import prompt_flops
 
 
 BUDGETS = (0.05, 0.098, 0.2)

@@ -8,7 +8,7 @@ import numpy as np
 from evidence_answers import Setting
 from evidence_questions import Question
 
-from divprune_hf.flops import prompt_flops
+from divprune_hf.cards.flops import prompt_flops
 
 
 NUM_DRAWS = 5000

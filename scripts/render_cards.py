@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import divprune_hf
+from divprune_hf.cards.card import CardFacts, render_card
+from divprune_hf.cards.variants import read_table
 from divprune_hf.package_data import model_cards
-from divprune_hf.publishing.card import CardFacts, render_card
-from divprune_hf.publishing.variants import read_table
 
 
 def table_cards() -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 from transformers import LlamaConfig
 
 from divprune_hf import keep_count
-from divprune_hf.flops import prompt_flops
+from divprune_hf.cards.flops import prompt_flops
 
 
 SMALL = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)

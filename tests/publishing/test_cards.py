@@ -12,10 +12,10 @@ from transformers import LlamaConfig
 
 import divprune_hf
 from divprune_hf import convert_checkpoint, keep_count
-from divprune_hf.flops import prompt_flops
+from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.cards.metadata import check_metadata
+from divprune_hf.cards.variants import read_table
 from divprune_hf.package_data import model_cards, pocket_llava
-from divprune_hf.publishing.card_metadata import check_metadata
-from divprune_hf.publishing.variants import read_table
 
 
 ROOT = Path(__file__).parents[2]

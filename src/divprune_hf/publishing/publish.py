@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from divprune_hf.cards.variants import licence_for
 from divprune_hf.checkpoints import files
 from divprune_hf.checkpoints.hub_errors import explained
 from divprune_hf.checkpoints.hub_files import repo_files
@@ -17,7 +18,6 @@ from divprune_hf.publishing import plan
 from divprune_hf.publishing.convert import local_folder
 from divprune_hf.publishing.push import PushResult, check_repo_id, push_files
 from divprune_hf.publishing.variant_files import tell_left_out, variant_texts
-from divprune_hf.publishing.variants import licence_for
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 

@@ -9,16 +9,16 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
 import divprune_hf
+from divprune_hf.cards.card import CardFacts, licence_metadata, render_card, rendered_facts
+from divprune_hf.cards.metadata import check_metadata, with_metadata
+from divprune_hf.cards.variants import licence_for
 from divprune_hf.checkpoints import files
 from divprune_hf.checkpoints.hub_errors import explained
 from divprune_hf.checkpoints.hub_files import checked_commit
 from divprune_hf.printable import printable
 from divprune_hf.publishing import arrival, checks, plan
-from divprune_hf.publishing.card import CardFacts, licence_metadata, render_card, rendered_facts
-from divprune_hf.publishing.card_metadata import check_metadata, with_metadata
 from divprune_hf.publishing.pushed_files import check_base, only
 from divprune_hf.publishing.target import Target, find_target
-from divprune_hf.publishing.variants import licence_for
 
 
 CLAIM = "byte for byte"  # what the card's template says about the weights

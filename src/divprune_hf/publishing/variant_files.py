@@ -2,6 +2,7 @@
 
 import json
 
+from divprune_hf.cards.card import CardFacts, render_card
 from divprune_hf.checkpoints import files
 from divprune_hf.checkpoints.judged_files import judge
 from divprune_hf.checkpoints.model_shapes import check_weights_fit, needed_shapes
@@ -11,7 +12,6 @@ from divprune_hf.checkpoints.variant_configs import (
     variant_processor_config,
 )
 from divprune_hf.printable import printable
-from divprune_hf.publishing.card import CardFacts, render_card
 from divprune_hf.publishing.shipped import shipped_code
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 

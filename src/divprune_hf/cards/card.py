@@ -6,10 +6,10 @@ from string import Template
 
 from huggingface_hub import ModelCardData
 
+from divprune_hf.cards.figures import figures
+from divprune_hf.cards.variants import Licence, Variant, variant_of
 from divprune_hf.checkpoints import files
 from divprune_hf.package_data import model_cards
-from divprune_hf.publishing.card_figures import figures
-from divprune_hf.publishing.variants import Licence, Variant, variant_of
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.selectors import SELECTORS
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS

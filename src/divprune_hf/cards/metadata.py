@@ -4,7 +4,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 
-from divprune_hf.publishing.variants import licence_ids
+from divprune_hf.cards.variants import licence_ids
 
 
 RELATIONS = ("adapter", "merge", "quantized", "finetune")

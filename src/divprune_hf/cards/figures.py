@@ -3,7 +3,7 @@
 from statistics import mean
 from types import SimpleNamespace
 
-from divprune_hf.flops import prompt_flops
+from divprune_hf.cards.flops import prompt_flops
 from divprune_hf.remote_code.token_budget import keep_count
 
 
@@ -30,7 +30,7 @@ def counted(row, divprune_config):
         ["the same, as a share", "100%", f"{ratio:.1%}"],
     ]
     note = (
-        f"Counted with `divprune_hf.flops`, the FLOP model of the paper, {row.prompts}; the vision "
+        f"Counted with `divprune_hf.cards.flops`, the FLOP model of the paper, {row.prompts}; the vision "
         "tower and the selection are not in it."
     )
     return f"{table(['', 'all tokens', 'this variant'], rows)}\n\n{note}"

@@ -1,0 +1,1 @@
+"""Model cards: the table of variants, the template, the figures, the FLOP model."""
