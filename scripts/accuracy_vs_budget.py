@@ -25,7 +25,7 @@ from evidence_report import draw_figure, markdown_table
 from evidence_statistics import NUM_DRAWS, evaluate
 from machine import hardware, versions
 
-from divprune_hf.loading import load_pruned
+from divprune_hf.inference.loading import load_pruned
 from divprune_hf.remote_code.selectors import SELECTORS, selector_named
 
 

@@ -8,8 +8,8 @@ from evidence_questions import Question
 from tqdm.auto import tqdm
 
 from divprune_hf import DivPruneConfig, set_budget
-from divprune_hf.ask import chat_prompt
-from divprune_hf.pictures import read_picture
+from divprune_hf.inference.ask import chat_prompt
+from divprune_hf.inference.pictures import read_picture
 from divprune_hf.remote_code.token_selection import feature_list
 
 

@@ -24,8 +24,8 @@ from evidence_report import LABELS, STYLES, plt
 from machine import hardware, versions
 from sklearn.manifold import TSNE
 
-from divprune_hf.loading import load_pruned
-from divprune_hf.pictures import read_picture
+from divprune_hf.inference.loading import load_pruned
+from divprune_hf.inference.pictures import read_picture
 from divprune_hf.remote_code.selectors import SELECTORS
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_models import save_tiny_base
 
 import divprune_hf
-from divprune_hf.videos import read_video
+from divprune_hf.inference.videos import read_video
 
 
 transformers.logging.set_verbosity_error()

@@ -15,9 +15,9 @@ from evidence_questions import normalised, read_questions
 from PIL import Image
 
 from divprune_hf import convert_checkpoint
-from divprune_hf.ask import ask
 from divprune_hf.cards.flops import prompt_flops
-from divprune_hf.loading import load_pruned
+from divprune_hf.inference.ask import ask
+from divprune_hf.inference.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
 
 

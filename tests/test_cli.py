@@ -8,7 +8,7 @@ from PIL import Image
 
 from divprune_hf import DivPruneConfig
 from divprune_hf.cli import main
-from divprune_hf.loading import load_pruned
+from divprune_hf.inference.loading import load_pruned
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 from pocket_heldout import write_heldout
 from pocket_scenes import DEFAULT_DATA
 
-from divprune_hf.loading import load_pruned
+from divprune_hf.inference.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
 
 

@@ -10,7 +10,7 @@ import torch
 from naive_max_min import naive_max_min
 from PIL import Image
 
-from divprune_hf.loading import load_pruned
+from divprune_hf.inference.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
 from divprune_hf.remote_code.token_selection import feature_list
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from divprune_hf.ask import ask_about_video
 from divprune_hf.cli import main
-from divprune_hf.loading import load_pruned
-from divprune_hf.pictures import KEPT_OUTLINE
-from divprune_hf.videos import is_video, read_video
+from divprune_hf.inference.ask import ask_about_video
+from divprune_hf.inference.loading import load_pruned
+from divprune_hf.inference.pictures import KEPT_OUTLINE
+from divprune_hf.inference.videos import is_video, read_video
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 Importing this package registers its classes with the Auto classes of transformers.
 """
 
-from divprune_hf.budget import set_budget
+from divprune_hf.inference.budget import set_budget
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.publishing.publish import publish_variant
 from divprune_hf.publishing.push import push_variant

@@ -3,11 +3,11 @@
 from argparse import Namespace
 from pathlib import Path
 
-from divprune_hf.ask import check_max_new_tokens, check_takes_videos
-from divprune_hf.loading import read_config
-from divprune_hf.pictures import check_drawable
+from divprune_hf.inference.ask import check_max_new_tokens, check_takes_videos
+from divprune_hf.inference.loading import read_config
+from divprune_hf.inference.pictures import check_drawable
+from divprune_hf.inference.videos import is_video
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET, DivPruneConfig
-from divprune_hf.videos import is_video
 
 
 def check_question(options: Namespace) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from divprune_hf.cli import main
-from divprune_hf.pictures import save_picture
+from divprune_hf.inference.pictures import save_picture
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +216,6 @@ def test_every_help_fits_one_column(capsys, monkeypatch):
 
 
 def test_frames_beyond_a_video_cost_no_memory(video_files):
-    from divprune_hf.videos import read_video
+    from divprune_hf.inference.videos import read_video
 
     assert np.array_equal(read_video(video_files[1], 10**12), read_video(video_files[1], 10**6))

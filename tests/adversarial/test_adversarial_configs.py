@@ -10,7 +10,7 @@ from foreign_files import CASES, LEFT_OUT, REFUSED
 from hub_parts import CAN_COPY, commits
 
 from divprune_hf import convert_checkpoint
-from divprune_hf.loading import load_pruned
+from divprune_hf.inference.loading import load_pruned
 
 
 NAME, FRESH = "org/lean-llava", "llava-hf/llava-1.5-13b-hf"

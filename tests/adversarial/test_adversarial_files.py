@@ -9,7 +9,7 @@ from hub_parts import BASE_ID, commits
 from hub_store import Repo
 
 from divprune_hf import convert_checkpoint
-from divprune_hf.loading import load_pruned
+from divprune_hf.inference.loading import load_pruned
 
 
 NAME = "org/lean-llava"

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.checkpoints.safetensors_headers import check_shard
-from divprune_hf.loading import load_pruned
+from divprune_hf.inference.loading import load_pruned
 
 
 F32 = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from divprune_hf.pictures import draw_views
-from divprune_hf.videos import draw_frames
+from divprune_hf.inference.pictures import draw_views
+from divprune_hf.inference.videos import draw_frames
 
 
 LONGEST_ANSWER = 2**31 - 1

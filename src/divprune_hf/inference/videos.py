@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from transformers.video_utils import load_video
 
-from divprune_hf.pictures import contact_sheet, draw_kept, model_view
+from divprune_hf.inference.pictures import contact_sheet, draw_kept, model_view
 
 
 DEFAULT_NUM_FRAMES = 8  # the paper's setting

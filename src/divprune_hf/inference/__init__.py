@@ -1,0 +1,1 @@
+"""A pruned model in use: loading, budgets, questions about pictures and videos."""
