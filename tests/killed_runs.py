@@ -18,7 +18,7 @@ from pathlib import Path
 
 from folders import file_hashes
 
-import divprune_hf.cli  # noqa: F401  once, for all processes
+import divprune_hf.cli.main  # noqa: F401  once, for all processes
 import divprune_hf_console
 from divprune_hf.publishing import atomic_folder
 from divprune_hf.publishing.atomic_folder import leftovers

@@ -1,0 +1,1 @@
+"""The console command , one file for each group of commands."""
