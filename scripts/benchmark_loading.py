@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 from generation_shapes import LLAMA_TINY, SHAPES, build_models
-from machine import write_run
 
 from divprune_hf import convert_checkpoint
+from divprune_hf.common.machine import write_run
 
 
 HALF_BILLION = replace(SHAPES["tiny-cpu"], text={**LLAMA_TINY, "num_hidden_layers": 32})

@@ -19,8 +19,8 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from machine import write_run
 
+from divprune_hf.common.machine import write_run
 from divprune_hf.remote_code import max_min_triton
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 

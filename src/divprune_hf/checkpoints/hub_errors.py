@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from divprune_hf.checkpoints.hub_limits import CONVERSATION, HubTrouble, limited_clients, said
-from divprune_hf.printable import one_line, printable
+from divprune_hf.common.printable import one_line, printable
 
 
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")  # access tokens of the Hub

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, ModelInfo, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
 from divprune_hf.checkpoints.hub_limits import EXPECTED_BYTES, HubTrouble
-from divprune_hf.printable import printable
+from divprune_hf.common.printable import printable
 
 
 MOST_FILES = 10_000  # of a repo

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
-from divprune_hf.printable import printable
+from divprune_hf.common.printable import printable
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The console command , one file for each group of commands."""
+"""The console command "divprune-hf", one file for each group of commands."""

@@ -12,11 +12,11 @@ from divprune_hf.cli.main import streams
 from divprune_hf.cli.main.demo import run_demo
 from divprune_hf.cli.main.hub_commands import add_commands
 from divprune_hf.cli.main.question_checks import check_question
+from divprune_hf.common.printable import one_line
 from divprune_hf.inference.ask import ask, ask_about_video
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.inference.pictures import read_picture, save_picture
 from divprune_hf.inference.videos import DEFAULT_NUM_FRAMES, is_video, read_video
-from divprune_hf.printable import one_line
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
 from divprune_hf.remote_code.selectors import SELECTORS

@@ -14,7 +14,7 @@ from divprune_hf.checkpoints.hub_errors import redact, without_tokens
 from divprune_hf.checkpoints.judged_files import judge
 from divprune_hf.checkpoints.model_shapes import check_weights_fit, needed_shapes
 from divprune_hf.checkpoints.variant_configs import variant_config, variant_processor_config
-from divprune_hf.printable import printable
+from divprune_hf.common.printable import printable
 from divprune_hf.publishing import load_check
 from divprune_hf.publishing.shipped import shipped_code
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map

@@ -16,7 +16,7 @@ from huggingface_hub.hf_api import RepoFile
 from divprune_hf.checkpoints import files
 from divprune_hf.checkpoints.hub_errors import explanation
 from divprune_hf.checkpoints.hub_files import is_same, repo_files
-from divprune_hf.printable import printable
+from divprune_hf.common.printable import printable
 
 
 # The huggingface_hub that transformers 4.57 pins cannot copy between repos.

@@ -15,7 +15,7 @@ from divprune_hf.cards.variants import licence_for
 from divprune_hf.checkpoints import files
 from divprune_hf.checkpoints.hub_errors import explained
 from divprune_hf.checkpoints.hub_files import checked_commit
-from divprune_hf.printable import printable
+from divprune_hf.common.printable import printable
 from divprune_hf.publishing import arrival, checks, plan
 from divprune_hf.publishing.pushed_files import check_base, only
 from divprune_hf.publishing.target import Target, find_target

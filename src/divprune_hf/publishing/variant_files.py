@@ -11,7 +11,7 @@ from divprune_hf.checkpoints.variant_configs import (
     variant_preprocessor_configs,
     variant_processor_config,
 )
-from divprune_hf.printable import printable
+from divprune_hf.common.printable import printable
 from divprune_hf.publishing.shipped import shipped_code
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 

@@ -10,7 +10,7 @@ from divprune_hf.checkpoints import files
 from divprune_hf.checkpoints.hub_errors import explained
 from divprune_hf.checkpoints.hub_files import download, is_same, repo_files, repo_info
 from divprune_hf.checkpoints.judged_files import JUDGED_FILES
-from divprune_hf.printable import printable
+from divprune_hf.common.printable import printable
 from divprune_hf.publishing.base_comparison import IsSame, compare_with_base, unreachable
 from divprune_hf.publishing.checks import code_differences, judged_differences
 

@@ -1,0 +1,1 @@
+"""Benchmarks of time and memory: selection, generation, loading, and the parts of a prefill."""
