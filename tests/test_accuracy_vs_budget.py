@@ -10,12 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from evidence_answers import Setting, answer_questions, apply_setting
-from evidence_questions import normalised, read_questions
 from PIL import Image
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.evaluation.answers import Setting, answer_questions, apply_setting
+from divprune_hf.evaluation.questions import normalised, read_questions
 from divprune_hf.inference.ask import ask
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "accuracy_vs_budget.py"
 def run(*arguments):
     """The script's exit code and what it wrote to stderr, in this process, which has everything imported."""
     pytest.importorskip("matplotlib", reason="the script draws")
-    from accuracy_vs_budget import main
+    from divprune_hf.evaluation.accuracy import main
 
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
         code = main([*map(str, arguments), "--device", "cpu"])

@@ -17,7 +17,7 @@ RUN = json.loads(RESULTS.read_text(encoding="utf-8"))
 
 def test_the_tables_of_the_docs_are_those_of_the_run():
     pytest.importorskip("matplotlib", reason="the report draws too")
-    from evidence_report import markdown_table
+    from divprune_hf.evaluation.report import markdown_table
 
     for block in markdown_table(RUN).strip().split("\n\n"):
         assert block in EVIDENCE

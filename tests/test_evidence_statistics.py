@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evidence_answers import Setting
-from evidence_questions import Question
-from evidence_statistics import NUM_DRAWS, Bootstrap, evaluate, with_interval
 from transformers import LlamaConfig
+
+from divprune_hf.evaluation.answers import Setting
+from divprune_hf.evaluation.questions import Question
+from divprune_hf.evaluation.statistics import NUM_DRAWS, Bootstrap, evaluate, with_interval
 
 
 def questions_about(num_pictures, per_picture, kind="presence"):

@@ -4,12 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from evidence_answers import Setting, answer_questions
-from evidence_questions import read_questions
 from PIL import Image, ImageChops
 from pocket_heldout import write_heldout
 from pocket_scenes import DEFAULT_DATA
 
+from divprune_hf.evaluation.answers import Setting, answer_questions
+from divprune_hf.evaluation.questions import read_questions
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
 

@@ -10,7 +10,6 @@ import pytest
 import reference_photos
 import torch
 import train_reference_llava
-from evidence_questions import read_questions
 from PIL import Image
 from reference_mosaics import CELL, GRID, NOTHING, draw_mosaic, draw_turns, write_questions
 from reference_parts import LANGUAGE, TOWER, Part
@@ -18,6 +17,7 @@ from reference_photos import Photos, read_cifar, read_coco, read_photos
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from divprune_hf.evaluation.questions import read_questions
 from divprune_hf.package_data import pocket_llava
 
 

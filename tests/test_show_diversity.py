@@ -21,7 +21,7 @@ EXAMPLES = pocket_llava() / "examples"
 def run(*arguments):
     pytest.importorskip("matplotlib", reason="the script draws")
     pytest.importorskip("sklearn", reason="the script draws with t-SNE")
-    from show_diversity import main
+    from divprune_hf.evaluation.diversity import main
 
     with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as errors:
         code = main([*map(str, arguments), "--device", "cpu"])

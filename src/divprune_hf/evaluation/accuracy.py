@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from evidence_answers import Setting, answer_questions
-from evidence_questions import Question, read_questions
-from evidence_report import draw_figure, markdown_table
-from evidence_statistics import NUM_DRAWS, evaluate
 
 from divprune_hf.common.machine import hardware, versions
+from divprune_hf.evaluation.answers import Setting, answer_questions
+from divprune_hf.evaluation.questions import Question, read_questions
+from divprune_hf.evaluation.report import draw_figure, markdown_table
+from divprune_hf.evaluation.statistics import NUM_DRAWS, evaluate
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.remote_code.selectors import SELECTORS, selector_named
 

@@ -5,10 +5,10 @@ budget and seed is judged on the same draws.
 """
 
 import numpy as np
-from evidence_answers import Setting
-from evidence_questions import Question
 
 from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.evaluation.answers import Setting
+from divprune_hf.evaluation.questions import Question
 
 
 NUM_DRAWS = 5000

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 
 import torch
-from evidence_questions import Question
 from tqdm.auto import tqdm
 
 from divprune_hf import DivPruneConfig, set_budget
+from divprune_hf.evaluation.questions import Question
 from divprune_hf.inference.ask import chat_prompt
 from divprune_hf.inference.pictures import read_picture
 from divprune_hf.remote_code.token_selection import feature_list

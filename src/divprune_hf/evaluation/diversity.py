@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from accuracy_vs_budget import model_name, parse_budget
-from evidence_answers import Setting, apply_setting, kept_features
-from evidence_report import LABELS, STYLES, plt
 from sklearn.manifold import TSNE
 
 from divprune_hf.common.machine import hardware, versions
+from divprune_hf.evaluation.accuracy import model_name, parse_budget
+from divprune_hf.evaluation.answers import Setting, apply_setting, kept_features
+from divprune_hf.evaluation.report import LABELS, STYLES, plt
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.inference.pictures import read_picture
 from divprune_hf.remote_code.selectors import SELECTORS
