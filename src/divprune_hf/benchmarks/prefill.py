@@ -17,9 +17,9 @@ from unittest import mock
 
 import torch
 import transformers
-from generation_shapes import SHAPES, build_inputs, build_models
-from measuring import synchronize
 
+from divprune_hf.benchmarks.measuring import synchronize
+from divprune_hf.benchmarks.shapes import SHAPES, build_inputs, build_models
 from divprune_hf.common.machine import write_run
 from divprune_hf.remote_code import fast_distances, max_min_fast
 

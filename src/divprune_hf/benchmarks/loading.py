@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from generation_shapes import LLAMA_TINY, SHAPES, build_models
 
 from divprune_hf import convert_checkpoint
+from divprune_hf.benchmarks.shapes import LLAMA_TINY, SHAPES, build_models
 from divprune_hf.common.machine import write_run
 
 
@@ -28,7 +28,7 @@ LOAD = """
 import sys, time
 import divprune_hf, transformers
 from transformers import AutoModelForImageTextToText
-from measuring import resident_bytes
+from divprune_hf.benchmarks.measuring import resident_bytes
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 started = time.perf_counter()

@@ -18,11 +18,11 @@ import time
 
 import torch
 import transformers
-from generation_shapes import NUM_TEXT_TOKENS, SHAPES, build_inputs, build_models
-from measuring import peak_memory, synchronize
 from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
 
 from divprune_hf import keep_count
+from divprune_hf.benchmarks.measuring import peak_memory, synchronize
+from divprune_hf.benchmarks.shapes import NUM_TEXT_TOKENS, SHAPES, build_inputs, build_models
 from divprune_hf.cards.flops import prompt_flops
 from divprune_hf.common.machine import write_run
 
