@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from pocket_evidence import RESULTS, pruned_section
 
 from divprune_hf.package_data import pocket_llava
+from scripts.training.pocket_llava.evidence import RESULTS, pruned_section
 
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pocket_scenes import CELL_GRID, CELL_PATCHES, DEFAULT_DATA, NOTHING, PATCH_GRID, make_scenes
+
+from scripts.training.pocket_llava.scenes import CELL_GRID, CELL_PATCHES, DEFAULT_DATA, NOTHING, PATCH_GRID, make_scenes
 
 
 pytest.importorskip("matplotlib", reason="it shares code with the scripts that draw")
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_an_object_is_seen_if_one_of_its_patches_is_kept():
-    from pocket_coverage import coverage
+    from scripts.training.pocket_llava.coverage import coverage
 
     scenes = make_scenes("heldout", 6, seed=4)
     kept = torch.rand(6, PATCH_GRID**2, generator=torch.Generator().manual_seed(0)) < 0.2
@@ -32,7 +33,7 @@ def test_an_object_is_seen_if_one_of_its_patches_is_kept():
 
 
 def test_divprune_sees_nearly_every_object(capsys):
-    from pocket_coverage import main
+    from scripts.training.pocket_llava.coverage import main
 
     assert main(["--scenes", "30"]) == 0
     rows = dict(line.strip("| ").split(" | ", 1) for line in capsys.readouterr().out.splitlines()[2:])

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
-from pocket_heldout import write_heldout
-from pocket_scenes import DEFAULT_DATA
 
 from divprune_hf.evaluation.answers import Setting, answer_questions
 from divprune_hf.evaluation.questions import read_questions
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
+from scripts.training.pocket_llava.heldout import write_heldout
+from scripts.training.pocket_llava.scenes import DEFAULT_DATA
 
 
 HELD_OUT = Path(__file__).parent / "data" / "pocket_heldout"

@@ -4,21 +4,21 @@ import json
 from importlib import metadata
 from pathlib import Path
 
-import build_reference_llava
 import numpy as np
 import pytest
-import reference_photos
 import torch
-import train_reference_llava
 from PIL import Image
-from reference_mosaics import CELL, GRID, NOTHING, draw_mosaic, draw_turns, write_questions
-from reference_parts import LANGUAGE, TOWER, Part
-from reference_photos import Photos, read_cifar, read_coco, read_photos
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from divprune_hf.evaluation.questions import read_questions
 from divprune_hf.package_data import pocket_llava
+from scripts.training.reference_llava import build as build_reference_llava
+from scripts.training.reference_llava import photos as reference_photos
+from scripts.training.reference_llava import train as train_reference_llava
+from scripts.training.reference_llava.mosaics import CELL, GRID, NOTHING, draw_mosaic, draw_turns, write_questions
+from scripts.training.reference_llava.parts import LANGUAGE, TOWER, Part
+from scripts.training.reference_llava.photos import Photos, read_cifar, read_coco, read_photos
 
 
 @pytest.fixture

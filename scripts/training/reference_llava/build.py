@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 import transformers
-from reference_parts import TOWER_CONFIG, load_language, load_tower_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from scripts.training.reference_llava.parts import TOWER_CONFIG, load_language, load_tower_weights
 
 
 IMAGE_SIZE, PATCH_SIZE = 336, TOWER_CONFIG["patch_size"]

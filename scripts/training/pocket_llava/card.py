@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pocket_evidence import pruned_section
-from pocket_scenes import SINGULAR
+from scripts.training.pocket_llava.evidence import pruned_section
+from scripts.training.pocket_llava.scenes import SINGULAR
 
 
 CARD = """## The base: pocket-llava

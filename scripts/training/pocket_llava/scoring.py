@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from pocket_scenes import (
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from scripts.training.pocket_llava.scenes import (
     NOTHING,
     NUM_CLASSES,
     SINGULAR,
@@ -18,7 +20,6 @@ from pocket_scenes import (
     position_questions,
     presence_questions,
 )
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
 # Seeds of the held-out scenes: the scored ones, and the twelve shipped with the checkpoint.

@@ -5,9 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pocket_packing import KINDS, QuestionTable, answer_losses, packed_accuracy, packed_logits
-from pocket_scenes import CELL_GRID, CELL_PATCHES, NOTHING, NUM_CLASSES, PATCH_GRID, Pictures, Scenes, draw_scenes
-from pocket_tower import (
+from torch import nn
+from torch.nn import functional
+
+from scripts.training.pocket_llava.packing import KINDS, QuestionTable, answer_losses, packed_accuracy, packed_logits
+from scripts.training.pocket_llava.scenes import (
+    CELL_GRID,
+    CELL_PATCHES,
+    NOTHING,
+    NUM_CLASSES,
+    PATCH_GRID,
+    Pictures,
+    Scenes,
+    draw_scenes,
+)
+from scripts.training.pocket_llava.tower import (
     TowerHeads,
     choose_patches,
     one_cycle,
@@ -17,8 +29,6 @@ from pocket_tower import (
     tower_features,
     weight_groups,
 )
-from torch import nn
-from torch.nn import functional
 
 
 # Warm-up: length wanted of a projected patch, and the factor that turns a cosine into a score.

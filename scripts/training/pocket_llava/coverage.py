@@ -12,15 +12,23 @@ from pathlib import Path
 
 import torch
 import transformers
-from pocket_heldout import NUM_SCENES, SEED
-from pocket_scenes import CELL_GRID, CELL_PATCHES, DEFAULT_DATA, NOTHING, PATCH_GRID, Scenes, make_scenes
-from pocket_scoring import pictures_of
 
 from divprune_hf.evaluation.accuracy import parse_budget
 from divprune_hf.evaluation.answers import Setting, apply_setting
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
 from divprune_hf.remote_code.selectors import SELECTORS
+from scripts.training.pocket_llava.heldout import NUM_SCENES, SEED
+from scripts.training.pocket_llava.scenes import (
+    CELL_GRID,
+    CELL_PATCHES,
+    DEFAULT_DATA,
+    NOTHING,
+    PATCH_GRID,
+    Scenes,
+    make_scenes,
+)
+from scripts.training.pocket_llava.scoring import pictures_of
 
 
 BATCH = 25

@@ -11,9 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pocket_scenes import CELL_GRID, CELL_PATCHES, NOTHING, NUM_CLASSES, PATCH_GRID, PATCH_SIZE, Pictures, draw_scenes
 from torch import nn
 from torch.nn import functional
+
+from scripts.training.pocket_llava.scenes import (
+    CELL_GRID,
+    CELL_PATCHES,
+    NOTHING,
+    NUM_CLASSES,
+    PATCH_GRID,
+    PATCH_SIZE,
+    Pictures,
+    draw_scenes,
+)
 
 
 PIXEL_MEAN = 0.3

@@ -12,8 +12,14 @@ import json
 import sys
 from pathlib import Path
 
-from pocket_scenes import DEFAULT_DATA, counting_questions, make_scenes, position_questions, presence_questions
-from pocket_scoring import pictures_of
+from scripts.training.pocket_llava.scenes import (
+    DEFAULT_DATA,
+    counting_questions,
+    make_scenes,
+    position_questions,
+    presence_questions,
+)
+from scripts.training.pocket_llava.scoring import pictures_of
 
 
 SEED = 20261205  # not one of those in pocket_scoring.py

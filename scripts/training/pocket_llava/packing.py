@@ -7,8 +7,11 @@ and to itself, and its positions start where the scene ends, as if it had been a
 from collections.abc import Callable, Iterator
 
 import torch
-from pocket_format import CELL_WORDS, EOS, PAD, build_tokenizer
-from pocket_scenes import (
+from torch import nn
+from torch.nn import functional
+
+from scripts.training.pocket_llava.format import CELL_WORDS, EOS, PAD, build_tokenizer
+from scripts.training.pocket_llava.scenes import (
     CELL_GRID,
     NOTHING,
     NUM_CLASSES,
@@ -18,9 +21,7 @@ from pocket_scenes import (
     position_text,
     presence_text,
 )
-from pocket_tower import tower_features
-from torch import nn
-from torch.nn import functional
+from scripts.training.pocket_llava.tower import tower_features
 
 
 # Per scene: presence questions (half "yes"), questions about filled and empty cells, counting questions.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from reference_photos import Photos
+
+from scripts.training.reference_llava.photos import Photos
 
 
 SIZE, GRID = 336, 4

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from pocket_scenes import CELL_GRID, IMAGE_SIZE, PATCH_GRID, PATCH_SIZE, PLURAL, SINGULAR
-from pocket_tower import PIXEL_MEAN, PIXEL_STD
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from scripts.training.pocket_llava.scenes import CELL_GRID, IMAGE_SIZE, PATCH_GRID, PATCH_SIZE, PLURAL, SINGULAR
+from scripts.training.pocket_llava.tower import PIXEL_MEAN, PIXEL_STD
 
 
 NUM_IMAGE_TOKENS = PATCH_GRID**2

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 import transformers
-from reference_mosaics import draw_mosaic, draw_turns, write_questions
-from reference_photos import Photos, read_photos
 from safetensors.torch import save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from scripts.training.reference_llava.mosaics import draw_mosaic, draw_turns, write_questions
+from scripts.training.reference_llava.photos import Photos, read_photos
 
 
 IGNORED = -100

@@ -16,12 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pocket_card import write_card
-from pocket_format import build_model, build_tokenizer, export_model
-from pocket_language import start_by_content, train_language, warm_up
-from pocket_scenes import DEFAULT_DATA, VALIDATION_PICTURES, Pictures, Scenes, load_pictures, make_scenes
-from pocket_scoring import score, write_examples
-from pocket_tower import TowerHeads, start_positions, train_tower
+
+from scripts.training.pocket_llava.card import write_card
+from scripts.training.pocket_llava.format import build_model, build_tokenizer, export_model
+from scripts.training.pocket_llava.language import start_by_content, train_language, warm_up
+from scripts.training.pocket_llava.scenes import (
+    DEFAULT_DATA,
+    VALIDATION_PICTURES,
+    Pictures,
+    Scenes,
+    load_pictures,
+    make_scenes,
+)
+from scripts.training.pocket_llava.scoring import score, write_examples
+from scripts.training.pocket_llava.tower import TowerHeads, start_positions, train_tower
 
 
 VALIDATION_SEED = 1
