@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import coming_removals  # first: it listens to what importing the package causes
 import pytest
 import skimage
 import torch
 import transformers
 from PIL import Image
-from tiny_models import save_tiny_base
 
 import divprune_hf
 from divprune_hf.inference.videos import read_video
+from tests.helpers import coming_removals  # first: it listens to what importing the package causes
+from tests.helpers.tiny_models import save_tiny_base
 
 
 transformers.logging.set_verbosity_error()

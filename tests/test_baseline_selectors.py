@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 from test_llava_model import PROMPT
-from tiny_answers import fed_with, greedy, load
-from tiny_models import FAMILY_CLASSES, NUM_IMAGE_TOKENS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoProcessor
 
 from divprune_hf import convert_checkpoint, set_budget
 from divprune_hf.remote_code.baseline_selectors import MASK, checksum, random_indices, uniform_indices
 from divprune_hf.remote_code.token_selection import feature_list
+from tests.helpers.tiny_answers import fed_with, greedy, load
+from tests.helpers.tiny_models import FAMILY_CLASSES, NUM_IMAGE_TOKENS
 
 
 pytestmark = pytest.mark.modeling

@@ -7,11 +7,11 @@ import json
 
 import pytest
 import torch
-from oracle import first_logits, stock_of
-from tiny_answers import load
 from transformers import AutoProcessor
 
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
+from tests.helpers.oracle import first_logits, stock_of
+from tests.helpers.tiny_answers import load
 
 
 pytestmark = pytest.mark.modeling

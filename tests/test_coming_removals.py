@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import coming_removals
 import pytest
 
 import divprune_hf
+from tests.helpers import coming_removals
 
 
 SOURCE = Path(divprune_hf.__file__).parent / "remote_code" / "pruning_divprune.py"

@@ -4,10 +4,10 @@ import json
 import math
 
 import pytest
-from tiny_models import tiny_config
 from transformers import AutoConfig, CLIPVisionConfig
 
 from divprune_hf import DivPruneConfig, DivPruneLlavaConfig
+from tests.helpers.tiny_models import tiny_config
 
 
 pytestmark = pytest.mark.modeling

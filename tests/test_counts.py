@@ -5,11 +5,11 @@ Features of one picture must never land in another row's prompt: a total that fi
 
 import pytest
 import torch
-from tiny_answers import greedy, load
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from divprune_hf import set_budget
 from divprune_hf.remote_code.prompt_counts import IMAGE, inputs_of_each_row, to_counts
+from tests.helpers.tiny_answers import greedy, load
 
 
 pytestmark = pytest.mark.modeling

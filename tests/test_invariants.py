@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_answers import features_in, greedy, load
-from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID, WIDTH
 from transformers import LlamaForCausalLM
 
 from divprune_hf import select_diverse_tokens
 from divprune_hf.remote_code.compat_generation import ENCODES_FIRST
 from divprune_hf.remote_code.token_selection import feature_list
+from tests.helpers.tiny_answers import features_in, greedy, load
+from tests.helpers.tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID, WIDTH
 
 
 pytestmark = pytest.mark.modeling

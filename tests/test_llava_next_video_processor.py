@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tiny_answers import greedy, load
 from transformers import AutoProcessor
 
 from divprune_hf import keep_count, set_budget
+from tests.helpers.tiny_answers import greedy, load
 
 
 pytestmark = pytest.mark.modeling

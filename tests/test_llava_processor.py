@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import IMAGE_TOKEN_ID, NUM_IMAGE_TOKENS
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from divprune_hf import DivPruneLlavaProcessor, set_budget
 from divprune_hf.remote_code.transformers_surface import HAS_IMAGE_HOOK
+from tests.helpers.tiny_models import IMAGE_TOKEN_ID, NUM_IMAGE_TOKENS
 
 
 pytestmark = pytest.mark.modeling

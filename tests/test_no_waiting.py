@@ -4,8 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from devices import needs_cuda_build, needs_gpu
-from tiny_models import FAMILY_CLASSES, tiny_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from divprune_hf.benchmarks.shapes import Shape, build_inputs
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.remote_code.compat_generation import ENCODES_FIRST
+from tests.helpers.devices import needs_cuda_build, needs_gpu
+from tests.helpers.tiny_models import FAMILY_CLASSES, tiny_config
 
 
 pytestmark = pytest.mark.modeling

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from oracle import assert_answers_as_the_oracle, uneven_rows
-from tiny_answers import load
 
 from divprune_hf.remote_code.pruning_divprune import DivPruneModelMixin
+from tests.helpers.oracle import assert_answers_as_the_oracle, uneven_rows
+from tests.helpers.tiny_answers import load
 
 
 pytestmark = pytest.mark.modeling

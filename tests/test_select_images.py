@@ -4,10 +4,8 @@ from unittest import mock
 
 import pytest
 import torch
-from devices import needs_cuda_build
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ragged_batches import ragged_batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,6 +14,8 @@ from divprune_hf.remote_code import fast_distances as module
 from divprune_hf.remote_code import max_min_fast
 from divprune_hf.remote_code.fast_distances import cosine_distances, gram_matrices, row_statistics
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
+from tests.helpers.devices import needs_cuda_build
+from tests.helpers.ragged_batches import ragged_batch
 
 
 pytestmark = pytest.mark.modeling

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_answers import load
 
 from divprune_hf import DivPruneConfig, convert_checkpoint
 from divprune_hf.remote_code import baseline_selectors
 from divprune_hf.remote_code.selectors import SELECTORS, Selector
+from tests.helpers.tiny_answers import load
 
 
 pytestmark = pytest.mark.modeling

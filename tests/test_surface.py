@@ -12,12 +12,12 @@ from importlib import resources
 import pytest
 import transformers
 from packaging.version import Version
-from tiny_models import FAMILY_CLASSES
 from transformers.processing_utils import ProcessorMixin
 
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.remote_code import transformers_surface as surface
 from divprune_hf.remote_code.selectors import SELECTORS
+from tests.helpers.tiny_models import FAMILY_CLASSES
 
 
 pytestmark = pytest.mark.modeling

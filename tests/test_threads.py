@@ -6,7 +6,8 @@ from threading import Barrier
 
 import pytest
 import torch
-from tiny_answers import load
+
+from tests.helpers.tiny_answers import load
 
 
 pytestmark = pytest.mark.modeling

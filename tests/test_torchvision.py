@@ -6,11 +6,11 @@ from importlib.util import find_spec
 
 import pytest
 from safetensors.torch import save_file
-from tiny_models import llava_hf_keys, tiny_model, tiny_tokenizer
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessor
 
 import divprune_hf
 from divprune_hf.remote_code.processing_divprune_video import check_torchvision
+from tests.helpers.tiny_models import llava_hf_keys, tiny_model, tiny_tokenizer
 
 
 pytestmark = pytest.mark.modeling

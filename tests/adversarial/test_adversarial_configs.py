@@ -5,12 +5,12 @@ import re
 import shutil
 
 import pytest
-from folders import edit_json, load_json, tree
-from foreign_files import CASES, LEFT_OUT, REFUSED
-from hub_parts import CAN_COPY, commits
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.inference.loading import load_pruned
+from tests.helpers.folders import edit_json, load_json, tree
+from tests.helpers.foreign_files import CASES, LEFT_OUT, REFUSED
+from tests.helpers.hub_parts import CAN_COPY, commits
 
 
 NAME, FRESH = "org/lean-llava", "llava-hf/llava-1.5-13b-hf"

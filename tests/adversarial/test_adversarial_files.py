@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from folders import edit_json, load_json
-from hub_parts import BASE_ID, commits
-from hub_store import Repo
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.inference.loading import load_pruned
+from tests.helpers.folders import edit_json, load_json
+from tests.helpers.hub_parts import BASE_ID, commits
+from tests.helpers.hub_store import Repo
 
 
 NAME = "org/lean-llava"

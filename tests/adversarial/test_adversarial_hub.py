@@ -8,7 +8,8 @@ import time
 
 import hostile_hub as hostile
 import pytest
-from hostile_session import (  # noqa: F401 (fixtures)
+
+from tests.helpers.hostile_session import (  # noqa: F401 (fixtures)
     COMMANDS,
     SECONDS,
     TARGET,
@@ -20,7 +21,7 @@ from hostile_session import (  # noqa: F401 (fixtures)
     lean,
     state,
 )
-from hub_parts import BASE_ID, WRITER
+from tests.helpers.hub_parts import BASE_ID, WRITER
 
 
 KINDS = {

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import hostile_hub as hostile
 import pytest
-from folders import file_hashes
-from hostile_session import (  # noqa: F401 (fixtures)
+from test_adversarial_hub import CASES, KINDS
+
+import divprune_hf
+from tests.helpers.folders import file_hashes
+from tests.helpers.hostile_session import (  # noqa: F401 (fixtures)
     ANSWER_BYTES,
     COMMANDS,
     TARGET,
@@ -23,10 +26,7 @@ from hostile_session import (  # noqa: F401 (fixtures)
     lean,
     state,
 )
-from hub_parts import BASE_ID, WRITER, assert_holds, contents, without_card
-from test_adversarial_hub import CASES, KINDS
-
-import divprune_hf
+from tests.helpers.hub_parts import BASE_ID, WRITER, assert_holds, contents, without_card
 
 
 WORDS = {

@@ -9,12 +9,12 @@ import subprocess
 import sys
 
 import pytest
-from folders import edit_json, load_json, tree
 from safetensors import SafetensorError, safe_open
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.checkpoints.safetensors_headers import check_shard
 from divprune_hf.inference.loading import load_pruned
+from tests.helpers.folders import edit_json, load_json, tree
 
 
 F32 = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}

@@ -6,13 +6,13 @@ import shutil
 import pytest
 import skimage
 import torch
-from folders import edit_json, load_json
-from hub_parts import BASE_ID
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import divprune_hf
 from divprune_hf.publishing.shipped import shipped_code
+from tests.helpers.folders import edit_json, load_json
+from tests.helpers.hub_parts import BASE_ID
 
 
 NAME = "org/trained-llava"

@@ -1,3 +1,3 @@
 """The fixtures of these tests, which those of `tests/adversarial` use too."""
 
-from hub_fixtures import base, converted, hub, running_hub, sharded_base, variant  # noqa: F401
+from tests.helpers.hub_fixtures import base, converted, hub, running_hub, sharded_base, variant  # noqa: F401

@@ -3,11 +3,11 @@
 import shutil
 
 import pytest
-from folders import edit_json, load_json
 
 from divprune_hf import keep_count
 from divprune_hf.checkpoints.files import tensor_shapes, weight_files
 from divprune_hf.publishing import checks
+from tests.helpers.folders import edit_json, load_json
 
 
 @pytest.mark.parametrize(

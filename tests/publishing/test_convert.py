@@ -6,10 +6,10 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from folders import edit_json, file_hashes, load_json
 
 from divprune_hf import DivPruneConfig, convert_checkpoint
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
+from tests.helpers.folders import edit_json, file_hashes, load_json
 
 
 KEPT_FILES = {

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import file_hashes, tree
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.publishing import atomic_folder
+from tests.helpers.folders import file_hashes, tree
 
 
 WEIGHTS = 150_000  # bytes, fewer than the tiny base's weights have

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from folders import edit_json, load_json
+
+from tests.helpers.folders import edit_json, load_json
 
 
 OLD, NEW = "a" * 40, "b" * 40

@@ -5,11 +5,18 @@ import shutil
 
 import pytest
 import torch
-from folders import edit_json, load_json
-from tiny_models import CHAT_TEMPLATE, NUM_IMAGE_TOKENS, PATCH_SIZE, STRATEGIES, save_tiny_base, tiny_processor
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from divprune_hf import convert_checkpoint
+from tests.helpers.folders import edit_json, load_json
+from tests.helpers.tiny_models import (
+    CHAT_TEMPLATE,
+    NUM_IMAGE_TOKENS,
+    PATCH_SIZE,
+    STRATEGIES,
+    save_tiny_base,
+    tiny_processor,
+)
 
 
 TOWERS = {"clip": 1, "dinov2": 1, "siglip": 0}

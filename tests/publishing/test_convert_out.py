@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
-from folders import assert_refused, tree
 
 from divprune_hf import convert_checkpoint
+from tests.helpers.folders import assert_refused, tree
 
 
 @pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])

@@ -4,9 +4,9 @@ import math
 import shutil
 
 import pytest
-from folders import assert_refused, edit_json, load_json
 
 from divprune_hf import convert_checkpoint
+from tests.helpers.folders import assert_refused, edit_json, load_json
 
 
 INDEX = "model.safetensors.index.json"

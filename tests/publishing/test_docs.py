@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from hub_parts import CAN_COPY
+from tests.helpers.hub_parts import CAN_COPY
 
 
 ROOT = Path(__file__).parents[2]

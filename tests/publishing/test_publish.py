@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from hub_parts import CAN_COPY, WRITER, assert_holds, contents, sent_weights
+
+from tests.helpers.hub_parts import CAN_COPY, WRITER, assert_holds, contents, sent_weights
 
 
 NAME = "org/published-llava"

@@ -2,8 +2,8 @@
 
 import json
 
-from folders import edit_json
-from hub_parts import BASE_ID, CAN_COPY, READER, assert_holds, commits, contents, sent_weights
+from tests.helpers.folders import edit_json
+from tests.helpers.hub_parts import BASE_ID, CAN_COPY, READER, assert_holds, commits, contents, sent_weights
 
 
 NAME = "org/lean-llava"

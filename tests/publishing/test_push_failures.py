@@ -1,7 +1,8 @@
 """When the Hub, the network or another person gets in the way: nothing is half there, and the next run succeeds."""
 
 import pytest
-from hub_parts import BASE_ID, CAN_COPY, STRANGER, assert_holds, contents, sent_weights
+
+from tests.helpers.hub_parts import BASE_ID, CAN_COPY, STRANGER, assert_holds, contents, sent_weights
 
 
 NAME = "org/lean-llava"

@@ -5,9 +5,10 @@ import os
 import shutil
 
 import pytest
-from folders import edit_json, file_hashes
-from hub_parts import BASE_ID, STRANGER, commits
-from hub_store import Repo
+
+from tests.helpers.folders import edit_json, file_hashes
+from tests.helpers.hub_parts import BASE_ID, STRANGER, commits
+from tests.helpers.hub_store import Repo
 
 
 NAME = "org/lean-llava"

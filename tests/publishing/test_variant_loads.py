@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import skimage
-import variant_report
-from tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
-from variant_report import ANSWER_LENGTH, HEAD_CLASSES, answer, report
 
 import divprune_hf
+from tests.helpers import variant_report
+from tests.helpers.tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS
+from tests.helpers.variant_report import ANSWER_LENGTH, HEAD_CLASSES, answer, report
 
 
 PHOTO = Path(skimage.data_dir) / "astronaut.png"

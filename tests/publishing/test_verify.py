@@ -4,8 +4,9 @@ import json
 import os
 
 import pytest
-from folders import edit_json
-from hub_parts import BASE_ID
+
+from tests.helpers.folders import edit_json
+from tests.helpers.hub_parts import BASE_ID
 
 
 NAME = "org/lean-llava"

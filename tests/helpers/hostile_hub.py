@@ -10,7 +10,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler
 
-from hub_server import Handler, Server
+from tests.helpers.hub_server import Handler, Server
 
 
 MOST_PAGES = 50  # what a client without a bound would see before it ends

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hub_client
 import pytest
-from hub_parts import BASE_ID, READER, WRITER, Hub
-from hub_server import loopback_hub
+
+from tests.helpers import hub_client
+from tests.helpers.hub_parts import BASE_ID, READER, WRITER, Hub
+from tests.helpers.hub_server import loopback_hub
 
 
 @pytest.fixture

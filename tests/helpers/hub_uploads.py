@@ -2,7 +2,7 @@
 
 import json
 
-from hub_store import LFS_SUFFIXES, HubError
+from tests.helpers.hub_store import LFS_SUFFIXES, HubError
 
 
 class Cut(Exception):

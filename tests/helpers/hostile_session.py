@@ -10,12 +10,13 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostile_client
 import hostile_hub as hostile
 import pytest
-from hub_parts import BASE_ID, CAN_COPY, READER, WRITER, Answer
-from hub_server import loopback_hub
-from hub_store import HubStore
+
+from tests.helpers import hostile_client
+from tests.helpers.hub_parts import BASE_ID, CAN_COPY, READER, WRITER, Answer
+from tests.helpers.hub_server import loopback_hub
+from tests.helpers.hub_store import HubStore
 
 
 TARGET, VERIFIED = "org/lean-llava", "org/verified"

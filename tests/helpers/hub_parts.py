@@ -6,9 +6,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from folders import file_hashes
-from hub_store import HubStore
 from huggingface_hub import CommitOperationCopy
+
+from tests.helpers.folders import file_hashes
+from tests.helpers.hub_store import HubStore
 
 
 WRITER, READER, STRANGER = "hf_" + "w" * 34, "hf_" + "r" * 34, "hf_" + "s" * 34

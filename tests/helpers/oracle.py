@@ -5,12 +5,12 @@ the placeholders are filled row by row, so that nothing is shared with the seam.
 """
 
 import torch
-from tiny_answers import greedy
-from tiny_models import FAMILY_CLASSES, IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 from torch.nn import functional
 
 from divprune_hf import select_diverse_tokens
 from divprune_hf.remote_code.token_selection import feature_list
+from tests.helpers.tiny_answers import greedy
+from tests.helpers.tiny_models import FAMILY_CLASSES, IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 
 
 VISION = ("pixel_values", "image_sizes", "pixel_values_videos")

@@ -1,8 +1,9 @@
 """Loading tiny variants, and what they and the stock models answer."""
 
 import torch
-from tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID, WIDTH
 from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from tests.helpers.tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID, WIDTH
 
 
 LOADING = """

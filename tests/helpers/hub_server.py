@@ -7,8 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hub_store import HubError, HubStore, Repo
-from hub_uploads import Cut, Uploads
+from tests.helpers.hub_store import HubError, HubStore, Repo
+from tests.helpers.hub_uploads import Cut, Uploads
 
 
 MODEL = r"(?P<name>[\w.-]+/[\w.-]+)"

@@ -16,12 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-from folders import file_hashes
-
 import divprune_hf.cli.main  # noqa: F401  once, for all processes
 import divprune_hf_console
 from divprune_hf.publishing import atomic_folder
 from divprune_hf.publishing.atomic_folder import leftovers
+from tests.helpers.folders import file_hashes
 
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
