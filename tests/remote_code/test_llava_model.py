@@ -4,7 +4,6 @@ import inspect
 
 import pytest
 import torch
-from test_max_min_fast import is_greedy
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaModel, StaticCache
 
 from divprune_hf import select_diverse_tokens, set_budget
@@ -12,6 +11,7 @@ from divprune_hf.remote_code import max_min_fast
 from divprune_hf.remote_code.token_selection import feature_list
 from tests.helpers.tiny_answers import features_in, fed_with, greedy, load
 from tests.helpers.tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS, WIDTH
+from tests.remote_code.test_max_min_fast import is_greedy
 
 
 pytestmark = pytest.mark.modeling

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from test_llava_model import PROMPT
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoProcessor
 
@@ -13,6 +12,7 @@ from divprune_hf.remote_code.baseline_selectors import MASK, checksum, random_in
 from divprune_hf.remote_code.token_selection import feature_list
 from tests.helpers.tiny_answers import fed_with, greedy, load
 from tests.helpers.tiny_models import FAMILY_CLASSES, NUM_IMAGE_TOKENS
+from tests.remote_code.test_llava_model import PROMPT
 
 
 pytestmark = pytest.mark.modeling
