@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.helpers import coming_removals  # first: it listens to what importing the package causes
+
+
+# isort: split
 import pytest
 import skimage
 import torch
@@ -15,7 +19,7 @@ from PIL import Image
 
 import divprune_hf
 from divprune_hf.inference.videos import read_video
-from tests.helpers import coming_removals  # first: it listens to what importing the package causes
+from tests.helpers.hub_fixtures import base, converted, hub, running_hub, sharded_base, variant  # noqa: F401
 from tests.helpers.tiny_models import save_tiny_base
 
 

@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from naive_max_min import is_greedy
 
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
+from tests.naive_max_min import is_greedy
 
 
 pytestmark = pytest.mark.modeling

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hostile_hub as hostile
 import pytest
-from test_adversarial_hub import CASES, KINDS
 
 import divprune_hf
+from tests.helpers import hostile_hub as hostile
 from tests.helpers.folders import file_hashes
+from tests.helpers.hostile_cases import CASES, KINDS
 from tests.helpers.hostile_session import (  # noqa: F401 (fixtures)
     ANSWER_BYTES,
     COMMANDS,

@@ -16,7 +16,7 @@ from divprune_hf import convert_checkpoint
 from divprune_hf.publishing import atomic_folder
 
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NUM_KILLS = 110  # of each mode, before the run is done
 CODES = {"SIGKILL": {-9, 0}, "SIGTERM": {143, 0}, "SIGINT": {130, 0}}
 
@@ -27,10 +27,9 @@ def killed(request, make_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     shutil.copytree(make_checkpoint().base, folder / "base")
     seed = random.SystemRandom().randrange(2**32)
-    command = [sys.executable, str(TESTS / "killed_runs.py"), str(folder), request.param, str(seed), str(NUM_KILLS)]
-    paths = [str(TESTS), str(TESTS / "publishing"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "tests.helpers.killed_runs", str(folder), request.param, str(seed), str(NUM_KILLS)]
+    environment = {**os.environ, "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     print(f"{request.param}: seed {seed}")
     assert result.returncode == 0, result.stderr[-2000:]
     return request.param, [json.loads(line) for line in result.stdout.splitlines()]

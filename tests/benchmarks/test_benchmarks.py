@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from divprune_hf.package_data import pocket_llava
 
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def test_benchmark_selection_measures_every_path(tmp_path):

@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-import next_release
 import pytest
 
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
+from scripts import next_release
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 (REQUIREMENT,) = (name for name in next_release.project()["dependencies"] if name.startswith("transformers"))

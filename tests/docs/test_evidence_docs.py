@@ -10,7 +10,7 @@ from divprune_hf.package_data import pocket_llava
 from scripts.training.pocket_llava.evidence import RESULTS, pruned_section
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EVIDENCE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
 RUN = json.loads(RESULTS.read_text(encoding="utf-8"))
 

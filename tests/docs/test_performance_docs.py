@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
-from performance_tables import DOCS, PAGE, TABLES, read, rendered
+from scripts.performance_tables import DOCS, PAGE, TABLES, read, rendered
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from divprune_hf.cli.main import main
 from divprune_hf.package_data import pocket_llava
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETUP = (
     "python -m pip install . && divprune-hf demo",

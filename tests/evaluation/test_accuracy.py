@@ -22,7 +22,7 @@ from divprune_hf.package_data import pocket_llava
 
 
 HELD_OUT = Path(__file__).parent / "data" / "pocket_heldout" / "questions.jsonl"
-SCRIPT = Path(__file__).parents[1] / "scripts" / "accuracy_vs_budget.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "accuracy_vs_budget.py"
 
 
 def run(*arguments):

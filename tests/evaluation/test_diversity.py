@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from naive_max_min import naive_max_min
 from PIL import Image
 
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.package_data import pocket_llava
 from divprune_hf.remote_code.token_selection import feature_list
+from tests.naive_max_min import naive_max_min
 
 
 EXAMPLES = pocket_llava() / "examples"

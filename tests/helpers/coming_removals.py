@@ -18,7 +18,7 @@ import transformers  # noqa: F401  its loggers get `warning_once` here
 COMING = re.compile(
     r"will be (removed|deprecated)|\b(from |until |in |version )?v?(5\.(2[5-9]|[3-9]\d)|[6-9]\.\d+)\b", re.I
 )
-OURS = (f"{Path(__file__).parents[1] / 'src'}/", "/transformers_modules/")
+OURS = (f"{Path(__file__).parents[2] / 'src'}/", "/transformers_modules/")
 # Whose frames say nothing about who asked: libraries, and this file.
 LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", __file__)
 # Lines that hand on what somebody else has given, and add nothing.

@@ -10,10 +10,10 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostile_hub as hostile
 import pytest
 
 from tests.helpers import hostile_client
+from tests.helpers import hostile_hub as hostile
 from tests.helpers.hub_parts import BASE_ID, CAN_COPY, READER, WRITER, Answer
 from tests.helpers.hub_server import loopback_hub
 from tests.helpers.hub_store import HubStore

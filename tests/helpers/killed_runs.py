@@ -1,10 +1,10 @@
 """Runs of `divprune-hf convert` that are killed: a script that forks, so that a run costs milliseconds.
 
-    python tests/killed_runs.py FOLDER MODE SEED NUM_KILLS
+    python -m tests.helpers.killed_runs FOLDER MODE SEED NUM_KILLS
 
 FOLDER holds `base`. MODE is `exchange`, or `renames`, which is what a system does that cannot exchange two folders.
 Prints a line of JSON per run: what was killed, when, and how it looked afterwards. The process has one thread, since it
-forks. Needs tests/publishing in PYTHONPATH.
+forks.
 """
 
 import json

@@ -10,12 +10,12 @@ import sys
 from unittest import mock
 
 import torch
-from naive_max_min import exact_features
 
 from divprune_hf.remote_code import max_min_triton
 from divprune_hf.remote_code.fast_distances import NOISE, cosine_distances, gram_matrices, row_statistics
 from divprune_hf.remote_code.max_min_fast import pick_greedily
 from divprune_hf.remote_code.max_min_triton import pick_with_triton, to_distances_with_triton_
+from tests.naive_max_min import exact_features
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_wheel_carries_the_model_the_template_and_the_type_marker(wheel):
@@ -23,7 +23,7 @@ def test_the_wheel_carries_the_model_the_template_and_the_type_marker(wheel):
 
 def test_the_demo_runs_from_the_installed_wheel(installed_wheel, tmp_path):
     code = (
-        "import json, divprune_hf, divprune_hf.cli.main.demo as demo\n"
+        "import json, divprune_hf, divprune_hf.cli.demo as demo\n"
         "figures = demo.run_demo('kept.png')\n"
         "print(json.dumps({'file': divprune_hf.__file__, **figures}))\n"
     )

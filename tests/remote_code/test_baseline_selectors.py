@@ -12,9 +12,9 @@ from divprune_hf.remote_code.baseline_selectors import MASK, checksum, random_in
 from divprune_hf.remote_code.token_selection import feature_list
 from tests.helpers.tiny_answers import fed_with, greedy, load
 from tests.helpers.tiny_models import FAMILY_CLASSES, NUM_IMAGE_TOKENS
-from tests.remote_code.test_llava_model import PROMPT
 
 
+PROMPT = "w1 <image> w2 w3"
 pytestmark = pytest.mark.modeling
 BASELINES = ["random", "uniform"]
 

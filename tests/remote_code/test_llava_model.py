@@ -11,7 +11,7 @@ from divprune_hf.remote_code import max_min_fast
 from divprune_hf.remote_code.token_selection import feature_list
 from tests.helpers.tiny_answers import features_in, fed_with, greedy, load
 from tests.helpers.tiny_models import IMAGE_TOKEN_ID, LANGUAGE_CONFIGS, NUM_IMAGE_TOKENS, TOWER_CONFIGS, WIDTH
-from tests.remote_code.test_max_min_fast import is_greedy
+from tests.naive_max_min import is_greedy
 
 
 pytestmark = pytest.mark.modeling

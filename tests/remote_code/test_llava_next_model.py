@@ -19,7 +19,7 @@ from divprune_hf.remote_code.image_views import num_views_of_images
 from divprune_hf.remote_code.token_selection import feature_list
 from tests.helpers.tiny_answers import assert_loads_as_remote_code, fed_with, greedy, load
 from tests.helpers.tiny_models import NUM_IMAGE_TOKENS
-from tests.remote_code.test_max_min_fast import is_greedy
+from tests.naive_max_min import is_greedy
 
 
 pytestmark = pytest.mark.modeling

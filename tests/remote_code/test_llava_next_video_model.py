@@ -9,7 +9,7 @@ from divprune_hf.remote_code import max_min_fast
 from divprune_hf.remote_code.token_selection import feature_list
 from tests.helpers.tiny_answers import assert_loads_as_remote_code, features_in, greedy, load
 from tests.helpers.tiny_models import IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
-from tests.remote_code.test_max_min_fast import is_greedy
+from tests.naive_max_min import is_greedy
 
 
 pytestmark = pytest.mark.modeling

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_max_min import exact_features, is_greedy, naive_max_min
 
 from divprune_hf.remote_code import max_min
 from divprune_hf.remote_code.max_min import pick_max_min
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 from divprune_hf.remote_code.max_min_long import pick_by_blocks
+from tests.naive_max_min import exact_features, is_greedy, naive_max_min
 
 
 pytestmark = pytest.mark.modeling

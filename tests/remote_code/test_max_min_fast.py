@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_max_min import exact_features, is_greedy, naive_max_min
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from divprune_hf import select_diverse_tokens
+from tests.naive_max_min import exact_features, is_greedy, naive_max_min
 
 
 pytestmark = pytest.mark.modeling

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_max_min import exact_features, naive_max_min
 
 from divprune_hf import select_diverse_tokens
 from divprune_hf.remote_code import max_min_fast, max_min_long
+from tests.naive_max_min import exact_features, naive_max_min
 
 
 pytestmark = pytest.mark.modeling

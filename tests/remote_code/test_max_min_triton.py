@@ -12,13 +12,13 @@ from unittest import mock
 
 import pytest
 import torch
-from naive_max_min import is_greedy
 
 from divprune_hf import select_diverse_tokens
 from divprune_hf.remote_code import max_min_triton
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 from tests.helpers.devices import needs_gpu, needs_triton
 from tests.helpers.ragged_batches import check_parity, ragged_batch
+from tests.naive_max_min import is_greedy
 
 
 @needs_triton

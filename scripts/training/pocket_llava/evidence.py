@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "evidence" / "pocket-llava" / "results.json"
+RESULTS = Path(__file__).resolve().parents[3] / "docs" / "evidence" / "pocket-llava" / "results.json"
 
 
 def pruned_table(results: dict) -> str:

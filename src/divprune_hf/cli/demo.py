@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
-from divprune_hf.cli.main import demo_answers
+from divprune_hf.cli import demo_answers
 from divprune_hf.inference.pictures import check_drawable, contact_sheet, draw_kept, save_picture
 from divprune_hf.package_data import pocket_llava
 from divprune_hf.publishing.convert import convert_checkpoint

@@ -8,10 +8,10 @@ import transformers
 
 from divprune_hf import __version__
 from divprune_hf.checkpoints.hub_errors import redact
-from divprune_hf.cli.main import streams
-from divprune_hf.cli.main.demo import run_demo
-from divprune_hf.cli.main.hub_commands import add_commands
-from divprune_hf.cli.main.question_checks import check_question
+from divprune_hf.cli import streams
+from divprune_hf.cli.demo import run_demo
+from divprune_hf.cli.hub_commands import add_commands
+from divprune_hf.cli.question_checks import check_question
 from divprune_hf.common.printable import one_line
 from divprune_hf.inference.ask import ask, ask_about_video
 from divprune_hf.inference.loading import load_pruned
