@@ -1,4 +1,4 @@
-"""Render `model_cards/<name>/README.md` of every variant in `model_cards/variants.toml`: python scripts/render_cards.py
+"""Render `model_cards/<name>/README.md` of every variant in `variants.toml`: python scripts/render_cards.py
 
 With --check nothing is written; the exit code is 1 if a card is stale. --out writes or checks cards elsewhere.
 """
@@ -10,7 +10,9 @@ from pathlib import Path
 import divprune_hf
 from divprune_hf.cards.card import CardFacts, render_card
 from divprune_hf.cards.variants import read_table
-from divprune_hf.package_data import model_cards
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def table_cards() -> dict[str, str]:
@@ -34,7 +36,7 @@ def table_cards() -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a card is stale")
-    parser.add_argument("--out", type=Path, default=model_cards(), help="the folder of the cards")
+    parser.add_argument("--out", type=Path, default=ROOT / "model_cards", help="the folder of the cards")
     options = parser.parse_args(arguments)
     stale = []
     for key, text in table_cards().items():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from transformers import AutoProcessor
 
+from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.ask import as_plain_text, ask, ask_about_video, chat_prompt, special_tokens
 from divprune_hf.inference.loading import load_pruned
-from divprune_hf.package_data import pocket_llava
 
 
 QUESTIONS = [

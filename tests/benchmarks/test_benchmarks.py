@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from divprune_hf.package_data import pocket_llava
+from divprune_hf.common.pocket_llava import pocket_llava
 
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

@@ -14,8 +14,8 @@ import divprune_hf
 from divprune_hf import convert_checkpoint, keep_count
 from divprune_hf.cards.flops import prompt_flops
 from divprune_hf.cards.metadata import check_metadata
-from divprune_hf.cards.variants import read_table
-from divprune_hf.package_data import model_cards, pocket_llava
+from divprune_hf.cards.variants import asset, read_table
+from divprune_hf.common.pocket_llava import pocket_llava
 
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ NAMES = [
     "llava-interleave-qwen-0.5b",
     "pocket-llava",
 ]
-CARDS = {name: (model_cards() / name / "README.md").read_text(encoding="utf-8") for name in NAMES}
+CARDS = {name: (ROOT / "model_cards" / name / "README.md").read_text(encoding="utf-8") for name in NAMES}
 
 
 def metadata(card):
@@ -37,7 +37,7 @@ def metadata(card):
 
 def test_the_table_has_these_variants():
     assert list(read_table()[1]) == NAMES
-    assert {path.parent.name for path in model_cards().glob("*/README.md")} == set(NAMES)
+    assert {path.parent.name for path in (ROOT / "model_cards").glob("*/README.md")} == set(NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -190,4 +190,4 @@ def test_the_vllm_block_runs_on_pocket_llava(tmp_path, run_isolated):
 
 def test_the_training_record_is_part_of_the_card():
     """pocket-llava's training record is part of its card, word for word."""
-    assert (pocket_llava() / "training.md").read_text(encoding="utf-8").strip() in CARDS["pocket-llava"]
+    assert asset("pocket-llava.md").strip() in CARDS["pocket-llava"]

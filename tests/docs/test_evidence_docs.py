@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from divprune_hf.package_data import pocket_llava
+from divprune_hf.common.pocket_llava import pocket_llava
 from scripts.training.pocket_llava.evidence import RESULTS, pruned_section
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.cli.main import main
-from divprune_hf.package_data import pocket_llava
+from divprune_hf.common.pocket_llava import pocket_llava
 
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""`scripts/accuracy_vs_budget.py` on pocket-llava: its figures, that it goes on where it stopped, what it refuses."""
+"""`divprune-hf evaluate` on pocket-llava: its figures, that it goes on where it stopped, what it refuses."""
 
 import io
 import json
@@ -14,11 +14,11 @@ from PIL import Image
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.evaluation.answers import Setting, answer_questions, apply_setting
 from divprune_hf.evaluation.questions import normalised, read_questions
 from divprune_hf.inference.ask import ask
 from divprune_hf.inference.loading import load_pruned
-from divprune_hf.package_data import pocket_llava
 
 
 HELD_OUT = Path(__file__).parent / "data" / "pocket_heldout" / "questions.jsonl"

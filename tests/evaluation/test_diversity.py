@@ -1,4 +1,4 @@
-"""`scripts/show_diversity.py` on pocket-llava: distances against a plain loop, the figures, and what it refuses."""
+"""`divprune-hf diversity` on pocket-llava: distances against a plain loop, the figures, and what it refuses."""
 
 import io
 import json
@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.loading import load_pruned
-from divprune_hf.package_data import pocket_llava
 from divprune_hf.remote_code.token_selection import feature_list
 from tests.naive_max_min import naive_max_min
 

@@ -1,4 +1,4 @@
-"""`scripts/pocket_coverage.py`: its shares against a count patch by patch; DivPrune sees nearly every object."""
+"""The script `coverage.py`: its shares against a count patch by patch; DivPrune sees nearly every object."""
 
 from pathlib import Path
 

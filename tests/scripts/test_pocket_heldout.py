@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.evaluation.answers import Setting, answer_questions
 from divprune_hf.evaluation.questions import read_questions
 from divprune_hf.inference.loading import load_pruned
-from divprune_hf.package_data import pocket_llava
 from scripts.training.pocket_llava.heldout import write_heldout
 from scripts.training.pocket_llava.scenes import DEFAULT_DATA
 

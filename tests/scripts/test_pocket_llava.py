@@ -8,8 +8,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, pipeline
 
 from divprune_hf import convert_checkpoint
+from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.ask import ask
-from divprune_hf.package_data import pocket_llava
 from divprune_hf.remote_code.token_selection import feature_list
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.evaluation.questions import read_questions
-from divprune_hf.package_data import pocket_llava
 from scripts.training.reference_llava import build as build_reference_llava
 from scripts.training.reference_llava import photos as reference_photos
 from scripts.training.reference_llava import train as train_reference_llava

@@ -6,6 +6,8 @@ from scripts.training.pocket_llava.evidence import pruned_section
 from scripts.training.pocket_llava.scenes import SINGULAR
 
 
+ROOT = Path(__file__).resolve().parents[3]
+DETAILS = ROOT / "src" / "divprune_hf" / "cards" / "assets" / "pocket-llava.md"
 CARD = """## The base: pocket-llava
 
 A tiny LLaVA with real, trained weights: {parameters:.2f} million parameters, {megabytes:.1f} MB of float32, in the
@@ -29,7 +31,7 @@ The objects: {objects}. ("A boot" is Fashion-MNIST's "Ankle boot".)
 ### Measured, with all visual tokens
 
 On held-out scenes, whose pictures come from Fashion-MNIST's test split, scored once, with all 256 visual tokens,
-greedy decoding, through the stock transformers classes; `scripts/train_pocket_llava.py` on {hardware}, {date}.
+greedy decoding, through the stock transformers classes; `scripts/training/pocket_llava/train.py` on {hardware}, {date}.
 
 | Held-out questions | Number | Right |
 |---|---|---|
@@ -50,7 +52,7 @@ Presence by object: {per_class}.
 {pruned}
 ### Training
 
-Everything was trained from random weights by `scripts/train_pocket_llava.py` on {hardware}; no other data, no
+Everything was trained from random weights by `scripts/training/pocket_llava/train.py` on {hardware}; no other data, no
 pretrained weights. Training, validation and held-out scenes share no picture: training and validation cut the train
 split of Fashion-MNIST ({validation_pictures} pictures for validation), held-out scenes use the test split. Every
 choice was made on validation scenes.
@@ -99,8 +101,8 @@ def stage_line(name: str, stage: dict) -> str:
     return f"- {name}: {stage['what']} {stage['steps']} steps, {stage['minutes']:.0f} min.{validation}"
 
 
-def write_card(folder: Path, held_out: dict, stages: dict[str, dict], facts: dict) -> None:
-    """Write training.md from the held-out figures, the stages' own records and facts about the model."""
+def write_card(held_out: dict, stages: dict[str, dict], facts: dict) -> None:
+    """Write DETAILS, a section of the card: held-out figures, the stages' own records, facts about the model."""
     objects = ", ".join(SINGULAR)
     per_class = ", ".join(f"{name} {share:.1%}" for name, share in held_out["per_class"].items())
     lines = "\n".join(stage_line(name, stage) for name, stage in stages.items())
@@ -113,4 +115,4 @@ def write_card(folder: Path, held_out: dict, stages: dict[str, dict], facts: dic
         "pruned": pruned_section(),
     }
     wrong = max(1 - held_out["presence"], 1e-3)
-    (folder / "training.md").write_text(CARD.format(**figures, once_in=1 / wrong), encoding="utf-8")
+    DETAILS.write_text(CARD.format(**figures, once_in=1 / wrong), encoding="utf-8")

@@ -1,6 +1,6 @@
 """What the kept tokens of pocket-llava's held-out scenes lie on: how many of the objects are seen at all.
 
-    python scripts/pocket_coverage.py [--budget 0.098] [--scenes 500]
+    python -m scripts.training.pocket_llava.coverage [--budget 0.098] [--scenes 500]
 
 The scenes are drawn again from Fashion-MNIST, because their plans (which patch shows what) are not in the held-out set.
 An object is seen if one of its four patches is kept.
@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 import transformers
 
+from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.evaluation.accuracy import parse_budget
 from divprune_hf.evaluation.answers import Setting, apply_setting
 from divprune_hf.inference.loading import load_pruned
-from divprune_hf.package_data import pocket_llava
 from divprune_hf.remote_code.selectors import SELECTORS
 from scripts.training.pocket_llava.heldout import NUM_SCENES, SEED
 from scripts.training.pocket_llava.scenes import (

@@ -33,7 +33,7 @@ def pruned_section() -> str:
 Right of {number} other held-out presence questions (`tests/data/pocket_heldout`), by how many of the 256 visual tokens
 the language model sees and who chose them: DivPrune, or as many at random (mean of three draws) or evenly spaced.
 At 0.098 DivPrune leads random by {100 * lead["difference"]:.1f} points (95 % interval {100 * lead["ci_low"]:.1f} to \
-{100 * lead["ci_high"]:.1f}). `scripts/accuracy_vs_budget.py` on
+{100 * lead["ci_high"]:.1f}). `divprune-hf evaluate` on
 {results["hardware"]}, {results["date"]}; docs/evidence.md of the project has all kinds of questions, and intervals.
 
 {pruned_table(results)}

@@ -1,6 +1,6 @@
 """Write the scenes and questions on which pocket-llava is measured again and again, from Fashion-MNIST's test split.
 
-    python scripts/pocket_heldout.py --out tests/data/pocket_heldout
+    python -m scripts.training.pocket_llava.heldout --out tests/data/pocket_heldout
 
 The same every time: 500 scenes as PNG with exactly the pixels of the scene, and questions.jsonl, one question a line:
 {"image": ..., "question": ..., "answers": [...], "kind": ...}. The scenes are others than those that the training

@@ -1,6 +1,6 @@
 """Train pocket-llava from nothing and write its checkpoint, examples and model card.
 
-    python scripts/train_pocket_llava.py --out model_cards/pocket-llava --work pocket-work
+    python -m scripts.training.pocket_llava.train --out model_cards/pocket-llava --work pocket-work
 
 Every stage leaves its result in --work and is skipped when it is there; a stage cut short goes on where it was. The
 scenes are the same for the same seed, while the number of steps depends on how fast the machine is. Held-out scenes
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.training.pocket_llava.card import write_card
+from scripts.training.pocket_llava.card import DETAILS, write_card
 from scripts.training.pocket_llava.format import build_model, build_tokenizer, export_model
 from scripts.training.pocket_llava.language import start_by_content, train_language, warm_up
 from scripts.training.pocket_llava.scenes import (
@@ -167,8 +167,8 @@ def main() -> None:
         title: json.loads((arguments.work / f"{name}.json").read_text(encoding="utf-8"))
         for name, title in names.items()
     }
-    write_card(arguments.out, held_out, records, facts)
-    stages.log(f"presence {held_out['presence']:.1%}, written to {arguments.out / 'training.md'}: now run `make cards`")
+    write_card(held_out, records, facts)
+    stages.log(f"presence {held_out['presence']:.1%}, written to {DETAILS}: now run `make cards`")
 
 
 if __name__ == "__main__":

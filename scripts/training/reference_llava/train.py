@@ -1,7 +1,7 @@
 """Train the reference model's projector, and the top layers of its language model, on mosaics of real photos.
 
-    python scripts/train_reference_llava.py reference-llava --cifar package --coco coco128 --out reference-work
-    python scripts/build_reference_llava.py reference-trained --delta reference-work/delta.safetensors
+    python -m scripts.training.reference_llava.train reference-llava --cifar package --coco coco128 --out reference-work
+    python -m scripts.training.reference_llava.build reference-trained --delta reference-work/delta.safetensors
 
 MODEL is what build_reference_llava.py has made. --out holds log.jsonl (the loss of every step), checkpoint.pt (from
 which the same command goes on) and, at the end, delta.safetensors: what was trained, in float16. --questions DIR writes

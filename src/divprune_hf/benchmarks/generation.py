@@ -1,6 +1,6 @@
 """Time to first token, throughput and memory: stock transformers, divprune_hf, and an oracle, in one run.
 
-    python scripts/benchmark_generation.py --shape tiny-cpu [--json FILE] [--png FILE] [--repeats N] [--batches B ...]
+    divprune-hf bench generation --shape tiny-cpu [--json FILE] [--png FILE] [--repeats N] [--batches B ...]
         [--budgets R ...] [--new-tokens N] [--device cpu|cuda] [--compiled] [--threads N]
 
 The weights are random (pocket's are trained) and of true shape: what is measured is time, not answers. The oracle is

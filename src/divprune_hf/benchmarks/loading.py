@@ -1,6 +1,6 @@
 """What loading a variant costs beside loading its base, in time and memory.
 
-    python scripts/benchmark_loading.py [--json FILE] [--repeats N] [--shape SHAPE]
+    divprune-hf bench loading [--json FILE] [--repeats N] [--shape SHAPE]
 
 Writes a base with random weights (half-billion: 0.5 B parameters in bfloat16), converts it with hard links, and loads
 the two in turns, each in a fresh process that has imported divprune_hf; figures are medians. Memory is the highest

@@ -1,6 +1,6 @@
 """Where the time of a pruned prefill goes: vision tower, projector, the parts of the selection, language model.
 
-    python scripts/profile_prefill.py --shape pocket [--json FILE] [--repeats N] [--batches B ...] [--budget R]
+    divprune-hf bench prefill --shape pocket [--json FILE] [--repeats N] [--batches B ...] [--budget R]
         [--device cpu|cuda] [--threads N]
 
 Times are medians, taken inside `generate` up to the first new token. There a selection finds the caches as the vision

@@ -1,6 +1,6 @@
 """What the selection costs, beside the Gram product it contains and beside the naive loop.
 
-    python scripts/benchmark_selection.py [--json FILE] [--repeats N] [--threads N] [--device cpu|cuda]
+    divprune-hf bench selection [--json FILE] [--repeats N] [--threads N] [--device cpu|cuda]
         [--shapes M/K [M/K ...]] [--batches B [B ...]] [--long [M/K ...]]
 
 Random features of LLaVA's width (4096): float32 on a CPU, bfloat16 on a GPU. The paths take turns within each repeat,

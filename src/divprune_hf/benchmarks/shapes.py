@@ -17,7 +17,7 @@ from transformers import (
 
 from divprune_hf import keep_count
 from divprune_hf.checkpoints.families import FAMILIES
-from divprune_hf.package_data import pocket_llava
+from divprune_hf.common.pocket_llava import pocket_llava
 
 
 NUM_TEXT_TOKENS = 35  # LLaVA's system prompt and a short question

@@ -7,9 +7,8 @@ from string import Template
 from huggingface_hub import ModelCardData
 
 from divprune_hf.cards.figures import figures
-from divprune_hf.cards.variants import Licence, Variant, variant_of
+from divprune_hf.cards.variants import Licence, Variant, asset, variant_of
 from divprune_hf.checkpoints import files
-from divprune_hf.package_data import model_cards
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.selectors import SELECTORS
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
@@ -84,7 +83,7 @@ class CardFacts:
 
 def render_card(facts: CardFacts) -> str:
     """The text of a variant's README.md."""
-    template = Template((model_cards() / "variant_card.md").read_text(encoding="utf-8"))
+    template = Template(asset("variant_card.md"))
     pin = ""
     revision = f', revision="{facts.tag}"' if facts.tag else ""
     if facts.tag:
@@ -154,7 +153,7 @@ def budget(facts):
 def details(row):
     if row is None or row.details is None:
         return ""
-    return "\n" + (model_cards() / row.details).read_text(encoding="utf-8").strip() + "\n"
+    return "\n" + asset(row.details).strip() + "\n"
 
 
 def licence_text(facts):

@@ -1,11 +1,11 @@
-"""The table of variants and licences, `model_cards/variants.toml`, as objects."""
+"""The table of variants and licences, `assets/variants.toml`, as objects."""
 
 import functools
 import sys
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
 
-from divprune_hf.package_data import model_cards
 from divprune_hf.remote_code.configuration_divprune import VIDEO_BUDGET
 
 
@@ -51,9 +51,14 @@ class Variant:
         return any(name in self.divprune_config for name in VIDEO_BUDGET)
 
 
+def asset(name: str) -> str:
+    """The text of a file in `assets/`."""
+    return (resources.files("divprune_hf.cards") / "assets" / name).read_text(encoding="utf-8")
+
+
 @functools.cache
 def parsed_table() -> dict[str, Any]:
-    return tomllib.loads((model_cards() / "variants.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(asset("variants.toml"))
 
 
 def licence_ids() -> list[str]:

@@ -13,8 +13,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from divprune_hf.cli import demo_answers
+from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.pictures import check_drawable, contact_sheet, draw_kept, save_picture
-from divprune_hf.package_data import pocket_llava
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.remote_code.configuration_divprune import DEFAULT_RETENTION_RATIO
 

@@ -1,6 +1,6 @@
 """Accuracy against budget: DivPrune beside its baselines, on any model and any questions about pictures.
 
-    python scripts/accuracy_vs_budget.py model_cards/pocket-llava tests/data/pocket_heldout/questions.jsonl \\
+    divprune-hf evaluate model_cards/pocket-llava tests/data/pocket_heldout/questions.jsonl \\
         --budgets 0.098 0.2 1.0 --selectors max_min random uniform --seeds 3 --out evidence
 
 MODEL is a stock base, pruned in memory, or a variant; a folder or the id of a Hub repo. QUESTIONS is a JSON lines file:

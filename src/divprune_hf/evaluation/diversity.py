@@ -1,6 +1,6 @@
 """Pictures of why: what each selector keeps of a picture's visual tokens, and how far apart the kept ones are.
 
-    python scripts/show_diversity.py model_cards/pocket-llava model_cards/pocket-llava/examples --out diversity
+    divprune-hf diversity model_cards/pocket-llava model_cards/pocket-llava/examples --out diversity
 
 MODEL is a stock base or a variant, a folder or the id of a Hub repo; PICTURES are files or folders. Writes into DIR, as
 figures 3 and 5 of the paper: tsne_NAME.png, all and kept tokens of the first pictures (--draw) in two dimensions, by
