@@ -25,7 +25,7 @@ def main() -> int:
     """Run the command; return its exit code, 128 and the number of a signal (130 for ^C, 143 for SIGTERM) included."""
     on_signals(leave)
     start_again_in_utf8()
-    from divprune_hf.cli.main import main as run_command
+    from divprune_hf.cli import main as run_command
 
     on_signals(stop)
     try:

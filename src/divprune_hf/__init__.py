@@ -28,9 +28,8 @@ from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
 from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
 from divprune_hf.remote_code.processing_divprune_video import DivPruneLlavaNextVideoProcessor
 from divprune_hf.remote_code.token_budget import keep_count
+from divprune_hf.version import __version__ as __version__
 
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AutoModelForVision2Seq",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedModel
 
-from divprune_hf.cli.main import main
+from divprune_hf.cli import main
 from divprune_hf.inference.pictures import save_picture
 
 
@@ -198,7 +198,7 @@ def test_the_demo_refuses_a_bad_picture_file_first(media, capsys, shown):
 
 def test_a_broken_connection_is_no_closed_pipe(capsys, monkeypatch):
     """It raises the same exception."""
-    from divprune_hf.cli.main import main as cli
+    from divprune_hf.cli import main as cli
 
     monkeypatch.setattr(cli, "run_ask", lambda options: (_ for _ in ()).throw(BrokenPipeError(32, "Broken pipe")))
     assert outcome(capsys, ["ask", "model", "photo.png", "w1"])[::2] == (

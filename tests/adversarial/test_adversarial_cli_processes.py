@@ -98,7 +98,7 @@ def test_a_signal_at_any_moment_ends_the_command_quietly(media, duration, tmp_pa
 
 
 INTERRUPTED = """
-import sys, divprune_hf_console, divprune_hf.cli.main as cli, signal
+import sys, divprune_hf_console, divprune_hf.cli as cli, signal
 def ask(options):
     {body}
 cli.run_ask = ask

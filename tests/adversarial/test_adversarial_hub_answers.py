@@ -205,7 +205,7 @@ def test_a_command_of_its_own_process_shows_no_token_either(hub, lean):
     """The console command as it is installed, with all limits as they are, its whole output in one pipe."""
     hub.turn(hostile.escapes, "GET .*/tree/")
     environment = {**hub.environment, "PYTHONPATH": str(Path(divprune_hf.__file__).parents[1])}
-    command = [sys.executable, "-m", "divprune_hf.cli.main", "verify", VERIFIED]
+    command = [sys.executable, "-m", "divprune_hf.cli", "verify", VERIFIED]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("divprune-hf: error: The Hub answered")
     assert "Request " in result.stderr and WRITER not in result.stdout + result.stderr

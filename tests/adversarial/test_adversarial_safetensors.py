@@ -159,7 +159,7 @@ SPECIAL = {
 }
 READ = ["config.json", "processor_config.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
 READ += ["tokenizer.json", "chat_template.jinja", "special_tokens_map.json", "preprocessor_config.json"]
-COMMAND = "import sys; from divprune_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from divprune_hf.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.mark.parametrize("name", READ)

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import divprune_hf
-from divprune_hf.publishing.shipped import shipped_code
+from divprune_hf.publishing.variant_files import shipped_code
 from tests.helpers.folders import edit_json, load_json
 from tests.helpers.hub_parts import BASE_ID
 

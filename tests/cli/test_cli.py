@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from divprune_hf import DivPruneConfig
-from divprune_hf.cli.main import main
+from divprune_hf.cli import main
 from divprune_hf.inference.loading import load_pruned
 
 

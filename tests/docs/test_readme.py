@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from divprune_hf import convert_checkpoint
-from divprune_hf.cli.main import main
+from divprune_hf.cli import main
 from divprune_hf.common.pocket_llava import pocket_llava
 
 

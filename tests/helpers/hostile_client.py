@@ -24,7 +24,7 @@ def run(arguments):
 
 if __name__ == "__main__":
     from divprune_hf.checkpoints import hub_limits
-    from divprune_hf.cli.main import main
+    from divprune_hf.cli import main
     from divprune_hf.publishing import push
 
     seconds, answer_bytes = os.environ["TEST_LIMITS"].split()

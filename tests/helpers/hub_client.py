@@ -32,7 +32,7 @@ def run(arguments, token, load, largest_file=None):
 
 
 if __name__ == "__main__":
-    from divprune_hf.cli.main import main
+    from divprune_hf.cli import main
     from divprune_hf.publishing import push
     from divprune_hf.publishing.checks import check_loads
 

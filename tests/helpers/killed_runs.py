@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-import divprune_hf.cli.main  # noqa: F401  once, for all processes
+import divprune_hf.cli  # noqa: F401  once, for all processes
 import divprune_hf_console
 from divprune_hf.publishing import atomic_folder
 from divprune_hf.publishing.atomic_folder import leftovers

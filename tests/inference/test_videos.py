@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from divprune_hf.cli.main import main
+from divprune_hf.cli import main
 from divprune_hf.inference.ask import ask_about_video
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.inference.pictures import KEPT_OUTLINE

@@ -143,9 +143,9 @@ def test_a_gated_base_without_access_is_named(hub, fresh_base):
 
 def test_publish_works_from_an_installed_wheel(hub, fresh_base, installed_wheel, tmp_path):
     code = (
-        "import sys, divprune_hf, divprune_hf.cli.main\n"
+        "import sys, divprune_hf, divprune_hf.cli\n"
         "assert divprune_hf.__file__.startswith(sys.argv[1])\n"
-        "sys.exit(divprune_hf.cli.main.main(sys.argv[2:]))\n"
+        "sys.exit(divprune_hf.cli.main(sys.argv[2:]))\n"
     )
     arguments = [str(installed_wheel), "publish", FRESH, NAME, "--num-tokens", "5", *UPLOAD]
     environment = {**hub.environment, "PYTHONPATH": str(installed_wheel), "HF_TOKEN": WRITER}

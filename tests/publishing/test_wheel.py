@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[2]
 def test_the_wheel_carries_the_model_the_template_and_the_type_marker(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     data = {
-        f"divprune_hf/model_cards/{name}"
-        for name in ("variant_card.md", "variants.toml", "pocket-llava/model.safetensors")
+        "divprune_hf/cards/assets/variant_card.md",
+        "divprune_hf/cards/assets/variants.toml",
+        "divprune_hf/pocket-llava/model.safetensors",
     }
     code = {f"divprune_hf/remote_code/{path.name}" for path in (ROOT / "src/divprune_hf/remote_code").glob("*.py")}
     assert data | code | {"divprune_hf/py.typed"} <= names

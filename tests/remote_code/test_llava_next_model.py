@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from divprune_hf import keep_count, select_diverse_tokens
-from divprune_hf.cli.main import main
+from divprune_hf.cli import main
 from divprune_hf.inference.ask import ask
 from divprune_hf.remote_code import max_min_fast
 from divprune_hf.remote_code.image_views import num_views_of_images

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from divprune_hf import convert_checkpoint
 from divprune_hf.benchmarks.shapes import LLAMA_TINY, SHAPES, build_models
 from divprune_hf.common.machine import write_run
+from divprune_hf.publishing.convert import convert_checkpoint
 
 
 HALF_BILLION = replace(SHAPES["tiny-cpu"], text={**LLAMA_TINY, "num_hidden_layers": 32})

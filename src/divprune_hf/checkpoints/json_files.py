@@ -64,6 +64,11 @@ def parse_json(text: bytes, source: str | Path) -> dict[str, Any]:
     return content
 
 
+def to_json(content: dict[str, Any]) -> str:
+    """The text of a JSON file, as transformers lays it out."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse an object that names a key twice: readers differ in which of the two they take."""
     content = dict(pairs)

@@ -1,10 +1,10 @@
 """The console commands that speak to the Hub: push, publish, verify."""
 
-import divprune_hf
 from divprune_hf.publishing.publish import publish_variant
 from divprune_hf.publishing.push import push_variant
 from divprune_hf.publishing.verify import verify_variant
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET, DivPruneConfig
+from divprune_hf.version import __version__
 
 
 def add_commands(commands, add_budget):
@@ -31,7 +31,7 @@ def add_target(parser):
     parser.add_argument("repo_id", metavar="ORG/NAME", help="the model repo to push to")
     parser.add_argument("--public", action="store_true", help="make the repo public; without it, it is private")
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="the branch to push to (main)")
-    parser.add_argument("--tag", help=f"the tag of the commit (v{divprune_hf.__version__}); a tag never moves")
+    parser.add_argument("--tag", help=f"the tag of the commit (v{__version__}); a tag never moves")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and change nothing")
     parser.add_argument(
         "--upload-weights", action="store_true", help="upload the weights even if the Hub could copy them"
@@ -68,7 +68,7 @@ def tell(result):
 def run_verify(options):
     verified = verify_variant(options.source, options.revision)
     at = f" at commit {verified.commit}" if verified.commit else ""
-    version = divprune_hf.__version__
+    version = __version__
     print(f"{verified.source}{at}: its {len(verified.code)} Python files are those of divprune_hf {version}.")
     for note in verified.notes:
         print(f"Note: {note}.")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 
-import divprune_hf
+from divprune_hf.version import __version__
 
 
 def hardware(device: torch.device | str = "cpu") -> str:
@@ -26,7 +26,7 @@ def hardware(device: torch.device | str = "cpu") -> str:
 
 def versions() -> dict[str, str]:
     return {
-        "divprune_hf": divprune_hf.__version__,
+        "divprune_hf": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

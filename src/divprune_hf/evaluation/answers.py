@@ -6,10 +6,11 @@ from itertools import groupby
 import torch
 from tqdm.auto import tqdm
 
-from divprune_hf import DivPruneConfig, set_budget
 from divprune_hf.evaluation.questions import Question
 from divprune_hf.inference.ask import chat_prompt
+from divprune_hf.inference.budget import set_budget
 from divprune_hf.inference.pictures import read_picture
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.token_selection import feature_list
 
 

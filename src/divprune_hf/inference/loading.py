@@ -19,11 +19,10 @@ from transformers.utils import cached_file
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.checkpoints.files import family_of, is_variant, weight_files
 from divprune_hf.checkpoints.hub_errors import explained
-from divprune_hf.checkpoints.json_files import exists, read_json
+from divprune_hf.checkpoints.json_files import exists, read_json, to_json
 from divprune_hf.checkpoints.judged_files import JUDGED_FILES, REPLACED, check_names_no_code, judge
 from divprune_hf.checkpoints.variant_configs import variant_processor_config
 from divprune_hf.inference.budget import set_budget
-from divprune_hf.publishing.variant_files import to_json
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 

@@ -16,7 +16,7 @@ from divprune_hf.checkpoints.model_shapes import check_weights_fit, needed_shape
 from divprune_hf.checkpoints.variant_configs import variant_config, variant_processor_config
 from divprune_hf.common.printable import printable
 from divprune_hf.publishing import load_check
-from divprune_hf.publishing.shipped import shipped_code
+from divprune_hf.publishing.variant_files import shipped_code
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map
 
 

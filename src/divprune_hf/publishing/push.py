@@ -8,7 +8,6 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
-import divprune_hf
 from divprune_hf.cards.card import CardFacts, licence_metadata, render_card, rendered_facts
 from divprune_hf.cards.metadata import check_metadata, with_metadata
 from divprune_hf.cards.variants import licence_for
@@ -19,6 +18,7 @@ from divprune_hf.common.printable import printable
 from divprune_hf.publishing import arrival, checks, plan
 from divprune_hf.publishing.pushed_files import check_base, only
 from divprune_hf.publishing.target import Target, find_target
+from divprune_hf.version import __version__
 
 
 CLAIM = "byte for byte"  # what the card's template says about the weights
@@ -89,7 +89,7 @@ def push_files(
         The others as in `push_variant`.
     """
     check_repo_id(repo_id)
-    tag = tag or f"v{divprune_hf.__version__}"
+    tag = tag or f"v{__version__}"
     shapes = remote.shapes if remote else files.tensor_shapes(folder, weights)
     checks.check_configs(folder, shapes)
     config = files.read_json(folder / "config.json")
@@ -98,7 +98,7 @@ def push_files(
     contents = {**contents, "README.md": card(folder, config, repo_id, tag, licence).encode()}
     check_metadata(contents["README.md"].decode())
     checks.check_no_token(small_texts(contents))
-    api = HfApi(library_name="divprune_hf", library_version=divprune_hf.__version__)
+    api = HfApi(library_name="divprune_hf", library_version=__version__)
     with explained(repo_id):
         target = find_target(api, repo_id, revision, recorded, public)
         base = plan.find_base(api, recorded, upload_weights)

@@ -1,9 +1,10 @@
 """The files of a variant that are made, not copied: judged configs, card, code."""
 
-import json
+from importlib import resources
 
 from divprune_hf.cards.card import CardFacts, render_card
 from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.json_files import to_json
 from divprune_hf.checkpoints.judged_files import judge
 from divprune_hf.checkpoints.model_shapes import check_weights_fit, needed_shapes
 from divprune_hf.checkpoints.variant_configs import (
@@ -12,7 +13,6 @@ from divprune_hf.checkpoints.variant_configs import (
     variant_processor_config,
 )
 from divprune_hf.common.printable import printable
-from divprune_hf.publishing.shipped import shipped_code
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
@@ -82,11 +82,14 @@ def check_built(folder, shapes, config):
     check_weights_fit(needed_shapes(config, files.family_of(config, folder), folder), shapes, folder)
 
 
+def shipped_code() -> dict[str, str]:
+    """The text of every file of `remote_code`, by name: the code of every variant."""
+    room = resources.files("divprune_hf.remote_code")
+    names = [entry.name for entry in room.iterdir() if entry.name.endswith(".py") and entry.name != "__init__.py"]
+    return {name: (room / name).read_text(encoding="utf-8") for name in sorted(names)}
+
+
 def tell_left_out(say, dropped):
     """Say once which keys of the base's files are not in the variant's."""
     if dropped:
         say(printable(f"Left out, as no class of the family declares it: {'; '.join(dropped)}"))
-
-
-def to_json(content):
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
