@@ -9,6 +9,7 @@ from divprune_hf.publishing.publish import publish_variant
 from divprune_hf.publishing.push import push_variant
 from divprune_hf.publishing.verify import verify_variant
 from divprune_hf.registration import AutoModelForVision2Seq, register_auto_classes
+from divprune_hf.remote_code.budget import keep_count
 from divprune_hf.remote_code.configuration_divprune import (
     DivPruneConfig,
     DivPruneLlavaConfig,
@@ -27,7 +28,6 @@ from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
 )
 from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
 from divprune_hf.remote_code.processing_divprune_video import DivPruneLlavaNextVideoProcessor
-from divprune_hf.remote_code.token_budget import keep_count
 from divprune_hf.version import __version__ as __version__
 
 

@@ -24,7 +24,7 @@ from divprune_hf.benchmarks.measuring import peak_memory, synchronize
 from divprune_hf.benchmarks.shapes import NUM_TEXT_TOKENS, SHAPES, build_inputs, build_models
 from divprune_hf.cards.flops import prompt_flops
 from divprune_hf.common.machine import write_run
-from divprune_hf.remote_code.token_budget import keep_count
+from divprune_hf.remote_code.budget import keep_count
 
 
 BUDGETS = (0.05, 0.098, 0.2)

@@ -17,7 +17,7 @@ from transformers import (
 
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.common.pocket_llava import pocket_llava
-from divprune_hf.remote_code.token_budget import keep_count
+from divprune_hf.remote_code.budget import keep_count
 
 
 NUM_TEXT_TOKENS = 35  # LLaVA's system prompt and a short question

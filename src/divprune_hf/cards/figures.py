@@ -4,7 +4,7 @@ from statistics import mean
 from types import SimpleNamespace
 
 from divprune_hf.cards.flops import prompt_flops
-from divprune_hf.remote_code.token_budget import keep_count
+from divprune_hf.remote_code.budget import keep_count
 
 
 def figures(row, divprune_config) -> str:

@@ -17,9 +17,9 @@ from divprune_hf.inference.loading import load_pruned
 from divprune_hf.inference.pictures import read_picture, save_picture
 from divprune_hf.inference.videos import DEFAULT_NUM_FRAMES, is_video, read_video
 from divprune_hf.publishing.convert import convert_checkpoint
+from divprune_hf.remote_code.budget import ORDERS
 from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET
 from divprune_hf.remote_code.selectors import SELECTORS
-from divprune_hf.remote_code.token_budget import ORDERS
 from divprune_hf.version import __version__
 
 
