@@ -1,58 +1,58 @@
 """LLaVA models that answer from a tenth of their visual tokens, kept for their diversity (DivPrune, CVPR 2025).
 
-Importing this package registers its classes with the Auto classes of transformers.
+Importing this package registers its classes with the Auto classes of transformers. What it exports is imported when it
+is first used, so that the import itself takes no time.
 """
 
-from divprune_hf.inference.budget import set_budget
-from divprune_hf.publishing.convert import convert_checkpoint
-from divprune_hf.publishing.publish import publish_variant
-from divprune_hf.publishing.push import push_variant
-from divprune_hf.publishing.verify import verify_variant
-from divprune_hf.registration import AutoModelForVision2Seq, register_auto_classes
-from divprune_hf.remote_code.budget import keep_count
-from divprune_hf.remote_code.configuration_divprune import (
-    DivPruneConfig,
-    DivPruneLlavaConfig,
-    DivPruneLlavaNextConfig,
-    DivPruneLlavaNextVideoConfig,
-)
-from divprune_hf.remote_code.max_min_fast import select_diverse_tokens
-from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
-from divprune_hf.remote_code.modeling_divprune_llava_next import (
-    DivPruneLlavaNextForConditionalGeneration,
-    DivPruneLlavaNextModel,
-)
-from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
-    DivPruneLlavaNextVideoForConditionalGeneration,
-    DivPruneLlavaNextVideoModel,
-)
-from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
-from divprune_hf.remote_code.processing_divprune_video import DivPruneLlavaNextVideoProcessor
+import importlib
+from typing import Any
+
+from divprune_hf.registration import register_auto_classes
 from divprune_hf.version import __version__ as __version__
 
 
-__all__ = [
-    "AutoModelForVision2Seq",
-    "DivPruneConfig",
-    "DivPruneLlavaConfig",
-    "DivPruneLlavaForConditionalGeneration",
-    "DivPruneLlavaModel",
-    "DivPruneLlavaNextConfig",
-    "DivPruneLlavaNextForConditionalGeneration",
-    "DivPruneLlavaNextModel",
-    "DivPruneLlavaNextProcessor",
-    "DivPruneLlavaNextVideoConfig",
-    "DivPruneLlavaNextVideoForConditionalGeneration",
-    "DivPruneLlavaNextVideoModel",
-    "DivPruneLlavaNextVideoProcessor",
-    "DivPruneLlavaProcessor",
-    "convert_checkpoint",
-    "keep_count",
-    "publish_variant",
-    "push_variant",
-    "select_diverse_tokens",
-    "set_budget",
-    "verify_variant",
-]
+# The module of each exported name; `__init__.pyi` has the same for type checkers.
+EXPORTED_FROM = {
+    "DivPruneConfig": "remote_code.configuration_divprune",
+    "DivPruneLlavaConfig": "remote_code.configuration_divprune",
+    "DivPruneLlavaForConditionalGeneration": "remote_code.modeling_divprune_llava",
+    "DivPruneLlavaModel": "remote_code.modeling_divprune_llava",
+    "DivPruneLlavaNextConfig": "remote_code.configuration_divprune",
+    "DivPruneLlavaNextForConditionalGeneration": "remote_code.modeling_divprune_llava_next",
+    "DivPruneLlavaNextModel": "remote_code.modeling_divprune_llava_next",
+    "DivPruneLlavaNextProcessor": "remote_code.processing_divprune",
+    "DivPruneLlavaNextVideoConfig": "remote_code.configuration_divprune",
+    "DivPruneLlavaNextVideoForConditionalGeneration": "remote_code.modeling_divprune_llava_next_video",
+    "DivPruneLlavaNextVideoModel": "remote_code.modeling_divprune_llava_next_video",
+    "DivPruneLlavaNextVideoProcessor": "remote_code.processing_divprune_video",
+    "DivPruneLlavaProcessor": "remote_code.processing_divprune",
+    "convert_checkpoint": "publishing.convert",
+    "keep_count": "remote_code.budget",
+    "publish_variant": "publishing.publish",
+    "push_variant": "publishing.push",
+    "select_diverse_tokens": "remote_code.max_min_fast",
+    "set_budget": "inference.budget",
+    "verify_variant": "publishing.verify",
+}
+
+__all__ = ["AutoModelForVision2Seq", *EXPORTED_FROM]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an exported name when it is first used."""
+    if name == "AutoModelForVision2Seq":
+        # transformers 5 has no such class; what it loaded is loaded by AutoModelForImageTextToText.
+        transformers = importlib.import_module("transformers")
+        return getattr(transformers, name, transformers.AutoModelForImageTextToText)
+    if name not in EXPORTED_FROM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{EXPORTED_FROM[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 register_auto_classes()

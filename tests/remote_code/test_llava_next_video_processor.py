@@ -202,7 +202,7 @@ def test_image_sizes_that_cannot_be_are_refused(make_checkpoint, video_files, ph
 
 def test_kept_counts_of_a_longer_video_are_rounded_half_to_even(processor):
     data = processor._get_num_multimodal_tokens(video_sizes=[(1, 30, 30), (5, 300, 20)], video_retention_ratio=0.5)
-    assert data.num_video_tokens == [keep_count(9, 0.5), keep_count(45, 0.5)] == [4, 22]
+    assert data.num_video_tokens == [keep_count(9, retention_ratio=0.5), keep_count(45, retention_ratio=0.5)] == [4, 22]
 
 
 @pytest.mark.parametrize("token", ["image", "video"])

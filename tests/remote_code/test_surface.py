@@ -144,7 +144,7 @@ def test_a_release_that_lacks_a_name_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("version", ["4.56.2", "4.9.0"])
 def test_a_release_that_is_too_old_is_refused(monkeypatch, version):
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(surface.transformers, "__version__", version)
     with pytest.raises(ImportError, match=f"4.57, or 5.10 and later; found {version}.*pip install"):
         surface.check_release()
 
@@ -154,7 +154,7 @@ def test_a_release_that_is_too_old_is_refused(monkeypatch, version):
 def test_a_newer_release_is_mentioned_once(monkeypatch, caplog, version, is_mentioned):
     transformers.utils.logging.get_logger("transformers").addHandler(caplog.handler)
     transformers.logging.set_verbosity_warning()
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(surface.transformers, "__version__", version)
     try:
         surface.check_release()
         surface.check_release()

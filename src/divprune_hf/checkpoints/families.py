@@ -1,23 +1,11 @@
 """The model families as data: what transformers calls them, and which classes of ours stand for them."""
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
-from divprune_hf.remote_code.configuration_divprune import (
-    DivPruneLlavaConfig,
-    DivPruneLlavaNextConfig,
-    DivPruneLlavaNextVideoConfig,
-)
-from divprune_hf.remote_code.modeling_divprune_llava import DivPruneLlavaForConditionalGeneration, DivPruneLlavaModel
-from divprune_hf.remote_code.modeling_divprune_llava_next import (
-    DivPruneLlavaNextForConditionalGeneration,
-    DivPruneLlavaNextModel,
-)
-from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
-    DivPruneLlavaNextVideoForConditionalGeneration,
-    DivPruneLlavaNextVideoModel,
-)
-from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor, DivPruneLlavaProcessor
-from divprune_hf.remote_code.processing_divprune_video import DivPruneLlavaNextVideoProcessor
+from divprune_hf.remote_code import configuration_divprune
+from divprune_hf.remote_code.configuration_divprune import FAMILY_NAMES, FamilyNames
 
 
 # The vision towers whose features LLaVA's own pipeline can take apart; Pixtral's, for one, come in another way.
@@ -26,51 +14,66 @@ VISION_MODEL_TYPES = ("clip_vision_model", "siglip_vision_model", "dinov2")
 
 @dataclass(frozen=True)
 class Family:
-    """One model family of transformers and its pruned counterpart."""
+    """One model family of transformers and its pruned counterpart, whose classes are imported when they are asked for.
+
+    Args:
+        base_model_type: the stock family's `model_type`.
+        image_processor_type: the class that the stock family falls back to where a checkpoint names none.
+        video_processor_type: the same for videos; None for a family that takes none.
+    """
 
     base_model_type: str
-    config_class: type
-    model_class: type
-    head_class: type
-    processor_class: type
-    image_processor_type: str  # what the stock family falls back to where a checkpoint names none
+    image_processor_type: str
     video_processor_type: str | None = None
 
     @property
-    def takes_videos(self):
+    def names(self) -> FamilyNames:
+        """The names of its classes and their files."""
+        return FAMILY_NAMES[self.base_model_type]
+
+    @property
+    def takes_videos(self) -> bool:
+        """Whether it has a budget for videos too."""
         return self.config_class.takes_videos
 
     @property
-    def processor_reference(self):
+    def config_class(self) -> Any:
+        """The config of the pruned model."""
+        return vars(configuration_divprune)[f"{self.names.prefix}Config"]
+
+    @property
+    def model_class(self) -> Any:
+        """The pruned model without its language modelling head."""
+        return class_of(self.names.modeling, f"{self.names.prefix}Model")
+
+    @property
+    def head_class(self) -> Any:
+        """The pruned model with its language modelling head."""
+        return class_of(self.names.modeling, f"{self.names.prefix}ForConditionalGeneration")
+
+    @property
+    def processor_class(self) -> Any:
+        """The processor of the pruned model."""
+        return class_of(self.names.processing, f"{self.names.prefix}Processor")
+
+    @property
+    def processor_reference(self) -> str:
         """The place of the processor in a model repo, as transformers writes it."""
-        return f"{self.processor_class.__module__.rpartition('.')[2]}.{self.processor_class.__name__}"
+        return f"{self.names.processing}.{self.names.prefix}Processor"
+
+
+def class_of(file: str, name: str) -> Any:
+    """Return a class of a file of `remote_code`."""
+    return vars(importlib.import_module(f"divprune_hf.remote_code.{file}"))[name]
 
 
 FAMILIES = {
     family.base_model_type: family
     for family in [
-        Family(
-            base_model_type="llava",
-            config_class=DivPruneLlavaConfig,
-            model_class=DivPruneLlavaModel,
-            head_class=DivPruneLlavaForConditionalGeneration,
-            processor_class=DivPruneLlavaProcessor,
-            image_processor_type="CLIPImageProcessor",
-        ),
-        Family(
-            base_model_type="llava_next",
-            config_class=DivPruneLlavaNextConfig,
-            model_class=DivPruneLlavaNextModel,
-            head_class=DivPruneLlavaNextForConditionalGeneration,
-            processor_class=DivPruneLlavaNextProcessor,
-            image_processor_type="LlavaNextImageProcessor",
-        ),
+        Family(base_model_type="llava", image_processor_type="CLIPImageProcessor"),
+        Family(base_model_type="llava_next", image_processor_type="LlavaNextImageProcessor"),
         Family(
             base_model_type="llava_next_video",
-            config_class=DivPruneLlavaNextVideoConfig,
-            model_class=DivPruneLlavaNextVideoModel,
-            head_class=DivPruneLlavaNextVideoForConditionalGeneration,
-            processor_class=DivPruneLlavaNextVideoProcessor,
             image_processor_type="LlavaNextImageProcessor",
             video_processor_type="LlavaNextVideoVideoProcessor",
         ),

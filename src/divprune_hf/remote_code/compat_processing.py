@@ -2,13 +2,15 @@
 """Additions for processors on old releases. Delete this file and its one base class with their support."""
 
 import functools
+from typing import Any
 
 from PIL.Image import Image
 from transformers import BatchFeature
 from transformers.image_utils import ChannelDimension, make_flat_list_of_images
 from transformers.processing_utils import ProcessorMixin
 
-from .configuration_divprune import BUDGET, VIDEO_BUDGET
+from .call_arguments import check_call
+from .settings import IMAGE_BUDGET, PER_CALL
 from .transformers_surface import HAS_IMAGE_HOOK
 
 
@@ -16,7 +18,8 @@ class CallWithHooks:
     """From transformers 5.10 on: the first releases with hooks for images do not use them in LLaVA-NeXT yet."""
 
     @functools.wraps(ProcessorMixin.__call__)
-    def __call__(self, images=None, text=None, *args, **kwargs):
+    def __call__(self, images: Any = None, text: Any = None, *args: Any, **kwargs: Any) -> BatchFeature:
+        check_call(self, kwargs)
         # Before the hooks: some releases copy the text first, and fail on what is no list.
         self._check_text(text)
         text = list(text) if isinstance(text, tuple) else text
@@ -26,7 +29,11 @@ class CallWithHooks:
 class CallBefore5:
     """On transformers 4.57, where each processor counts placeholders in a `__call__` of its own."""
 
-    def __call__(self, images=None, text=None, audio=None, videos=None, **kwargs):
+    def __call__(
+        self, images: Any = None, text: Any = None, audio: Any = None, videos: Any = None, **kwargs: Any
+    ) -> BatchFeature:
+        """As the stock processors', with one placeholder per kept token."""
+        check_call(self, kwargs)
         if images is None and text is None and videos is None:
             raise ValueError("Got no images, no videos and no text, expected at least one of them.")
         self._check_text(text)
@@ -34,7 +41,7 @@ class CallBefore5:
         if getattr(videos, "ndim", None) == 5:  # stock 4.57 takes a batch of videos for one
             videos = list(videos)
         # Taken out before the merge, which forgets a setting given by itself when e.g. `images_kwargs` is given.
-        flat = {name: kwargs.pop(name) for name in (*BUDGET, *VIDEO_BUDGET) if name in kwargs}
+        flat = {name: kwargs.pop(name) for name in PER_CALL if name in kwargs}
         kwargs = self._merge_kwargs(
             self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
         )
@@ -42,7 +49,7 @@ class CallBefore5:
         return_tensors = text_kwargs.pop("return_tensors", None)
         with_token_types = text_kwargs.pop("return_mm_token_type_ids", False)
         for name, value in flat.items():
-            target = images_kwargs if name in BUDGET else videos_kwargs
+            target = images_kwargs if name in IMAGE_BUDGET else videos_kwargs
             if target.get(name) is not None:
                 raise ValueError(f"Got {name} by itself and in images_kwargs or videos_kwargs, expected it once.")
             target[name] = value
@@ -74,8 +81,8 @@ class CallBefore5:
         return BatchFeature(data=data, tensor_type=return_tensors)
 
 
-def replace_in_order(texts, token, replacements):
-    """The texts with the first `token` of all replaced by the first replacement, and so on."""
+def replace_in_order(texts: list[str], token: str, replacements: list[str]) -> list[str]:
+    """Return the texts with the first `token` of all replaced by the first replacement, and so on."""
     remaining = iter(replacements)
     replaced = []
     for text in texts:

@@ -5,152 +5,138 @@ from .transformers_surface import TESTED_TRANSFORMERS  # first: it says what a r
 
 
 # isort: split
+from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 
+from .budget import check_one_budget
 from .saved_code import auto_map_of_own_folder, save_code
-from .selectors import check_selector
-from .token_budget import check_budget, check_order
-
-
-DEFAULT_RETENTION_RATIO = 0.098
-DEFAULT_VIDEO_RETENTION_RATIO = 0.1
-
-# A budget is one of two settings.
-BUDGET = ("retention_ratio", "num_tokens")
-VIDEO_BUDGET = ("video_retention_ratio", "video_num_tokens")
-# Settings that config files name only where they differ from these: who runs DivPrune need not meet its baselines.
-UNWRITTEN = {"selector": "max_min", "seed": 0}
+from .selectors import SELECTORS
+from .settings import BUDGETS, IMAGE_BUDGET, SETTINGS, VIDEO_BUDGET, check_settings
 
 
 class DivPruneConfig(PretrainedConfig):
-    """The pruning budget of a model: a share of the visual tokens of each image and video, or a number of them.
+    """The settings of the pruning: a budget of visual tokens for each image and video, and how they are chosen.
 
-    Args:
-        retention_ratio (`float`, *optional*): share of the visual tokens of an image to keep, above 0 and at most 1.
-            Defaults to 0.098 (56 of LLaVA-1.5's 576, the paper's setting) when `num_tokens` is not given either. 1.0
-            keeps everything and gives the stock model.
-        num_tokens (`int`, *optional*): number of visual tokens of an image to keep, at least 1. An image that has
-            fewer keeps all it has.
-        order (`str`): `"raster"` feeds the kept tokens in image order, `"selection"` in the order of picking, as the
-            paper's Table 1 did.
-        video_retention_ratio (`float`, *optional*): share of the visual tokens of a video to keep, all its frames
-            together. A model that takes videos keeps 0.1 (115 of 8 frames' 1152, the paper's setting) when
-            `video_num_tokens` is not given either.
-        video_num_tokens (`int`, *optional*): number of visual tokens of a video to keep, at least 1.
-        selector (`str`): `"max_min"` keeps the most diverse tokens (DivPrune). The baselines to compare it with are
-            `"random"` and `"uniform"`, which takes every M/K-th token.
-        seed (`int`): what `"random"` draws by, besides the picture itself.
+    Takes the settings of the table `SETTINGS` (settings.py) by name, such as `retention_ratio=0.098` or
+    `num_tokens=64`, and has one attribute for each. Where no budget of an image is given, `retention_ratio` is 0.098
+    (56 of LLaVA-1.5's 576, the paper's setting); 1.0 keeps everything and gives the stock model. An image that has
+    fewer than `num_tokens` visual tokens keeps all it has.
 
     Raises:
-        ValueError: both budgets, an impossible budget, an unknown order or selector, an unknown name.
+        ValueError: two budgets of one kind, an impossible value, an unknown name, or a setting without effect.
     """
 
     model_type = "divprune"
 
-    def __init__(
-        self,
-        retention_ratio=None,
-        num_tokens=None,
-        order="raster",
-        video_retention_ratio=None,
-        video_num_tokens=None,
-        selector="max_min",
-        seed=0,
-        **kwargs,
-    ):
-        unknown = sorted(set(kwargs) - {"model_type", "transformers_version"})
-        if unknown:
-            raise ValueError(f"Got divprune settings {unknown}, expected only {sorted(self.settings())}.")
-        check_budget(retention_ratio, num_tokens)
-        check_budget(video_retention_ratio, video_num_tokens, prefix="video_")
-        check_order(order)
-        check_selector(selector, seed)
-        if retention_ratio is None and num_tokens is None:
-            retention_ratio = DEFAULT_RETENTION_RATIO
+    def __init__(self, **settings: Any) -> None:
+        for name in ("model_type", "transformers_version"):  # a stored config names them
+            settings.pop(name, None)
+        check_settings(settings)
+        for names in BUDGETS:
+            check_one_budget({name: settings.get(name) for name in names})
+        if all(settings.get(name) is None for name in IMAGE_BUDGET):
+            settings["retention_ratio"] = SETTINGS["retention_ratio"].default
         super().__init__()
-        self.retention_ratio = None if retention_ratio is None else float(retention_ratio)
-        self.num_tokens = None if num_tokens is None else int(num_tokens)
-        self.order = order
-        self.video_retention_ratio = None if video_retention_ratio is None else float(video_retention_ratio)
-        self.video_num_tokens = None if video_num_tokens is None else int(video_num_tokens)
-        self.selector = selector
-        self.seed = int(seed)
-
-    @staticmethod
-    def settings():
-        """The names of all settings."""
-        return (*BUDGET, "order", *VIDEO_BUDGET, *UNWRITTEN)
+        for name, setting in SETTINGS.items():
+            value = settings.get(name)
+            if value is None and setting.budget_of is None:
+                value = setting.default
+            setattr(self, name, None if value is None else setting.kind(value))
+        if self.seed != SETTINGS["seed"].default and not SELECTORS[self.selector].uses_seed:
+            raise ValueError(f"Got seed={self.seed} for selector={self.selector!r}, which draws nothing: leave it out.")
 
     @property
-    def budget(self):
-        """The budget of an image: the keyword arguments of `keep_count`, as a dict."""
+    def budget(self) -> dict[str, Any]:
+        """The budget of an image: the keyword arguments of `keep_count`."""
         return {"retention_ratio": self.retention_ratio, "num_tokens": self.num_tokens}
 
     @property
-    def video_budget(self):
-        """The budget of a video: the keyword arguments of `keep_count`, as a dict."""
+    def video_budget(self) -> dict[str, Any]:
+        """The budget of a video: the keyword arguments of `keep_count`."""
         return {"retention_ratio": self.video_retention_ratio, "num_tokens": self.video_num_tokens}
 
-    def to_block(self):
-        """The settings as config files store them: a plain dict, without what is not set or goes without saying."""
-        block = {name: getattr(self, name) for name in self.settings() if getattr(self, name) is not None}
-        return {name: value for name, value in block.items() if value != UNWRITTEN.get(name)}
+    def to_block(self) -> dict[str, Any]:
+        """The settings as config files store them: a plain dict, without what is not set or is left out as default."""
+        block = {name: getattr(self, name) for name in SETTINGS}
+        return {
+            name: value
+            for name, value in block.items()
+            if value is not None and (SETTINGS[name].written or value != SETTINGS[name].default)
+        }
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         # The stock config drops `transformers_version` from the configs it holds, and expects to find it.
         stock = super().to_dict()
         return {**self.to_block(), "transformers_version": stock["transformers_version"]}
 
     @classmethod
-    def merged(cls, stored=None, override=None, takes_videos=False):
-        """The config that results when `override` updates what is `stored`.
+    def merged(cls, stored: Any = None, override: Any = None, takes_videos: bool = False) -> "DivPruneConfig":
+        """Return the config that results when `override` updates what is `stored`.
 
         Args:
             stored (`DivPruneConfig`, `dict` or `None`): what a checkpoint says.
-            override (`DivPruneConfig`, `dict` or `None`): what the caller says. It updates setting by setting, and
-                naming one budget clears the other.
+            override (`DivPruneConfig`, `dict` or `None`): what the caller says. It updates setting by setting. Naming
+                one budget clears the other, and naming a selector that draws nothing clears a stored seed.
             takes_videos (`bool`): whether the model takes videos. If so a budget for them is filled in, and if not
                 one is refused.
-
-        Returns:
-            A new `DivPruneConfig`.
         """
-        blocks = []
-        for block in (stored, override):
-            if isinstance(block, PretrainedConfig):
-                # By name, not by class: remote code and an imported package each bring a `DivPruneConfig`.
-                block = {name: getattr(block, name, None) for name in cls.settings()}
-            elif block is not None and not isinstance(block, dict):
-                raise ValueError(f"Got divprune_config={block!r}, expected a dict or a DivPruneConfig.")
-            blocks.append({name: value for name, value in (block or {}).items() if value is not None})
-        stored, override = blocks
-        for budget in (BUDGET, VIDEO_BUDGET):
-            if any(name in override for name in budget):
-                stored = {name: value for name, value in stored.items() if name not in budget}
-        block = {**stored, **override}
-        video_budget = [name for name in VIDEO_BUDGET if name in block]
+        stored, override = settings_of(stored), settings_of(override)
+        cleared = {name for names in BUDGETS if any(name in override for name in names) for name in names}
+        selector = SELECTORS.get(override.get("selector"))
+        if selector is not None and not selector.uses_seed:
+            cleared.add("seed")
+        settings = {name: value for name, value in stored.items() if name not in cleared} | override
+        video_budget = [name for name in VIDEO_BUDGET if name in settings]
         if video_budget and not takes_videos:
             raise ValueError(
                 f"Got {video_budget[0]} for a model that takes no videos, expected a budget for images only."
             )
         if takes_videos and not video_budget:
-            block["video_retention_ratio"] = DEFAULT_VIDEO_RETENTION_RATIO
-        return cls(**block)
+            settings["video_retention_ratio"] = SETTINGS["video_retention_ratio"].default
+        return cls(**settings)
 
 
-def auto_map(family):
+def settings_of(block: Any) -> dict[str, Any]:
+    """The settings that a `dict`, a `DivPruneConfig` or None gives, by name.
+
+    Configs are read by name, not by class: remote code and an imported package each bring a `DivPruneConfig`.
+    """
+    if isinstance(block, PretrainedConfig):
+        block = {name: getattr(block, name, None) for name in SETTINGS}
+    elif block is not None and not isinstance(block, dict):
+        raise ValueError(f"Got divprune_config={block!r}, expected a dict or a DivPruneConfig.")
+    return {name: value for name, value in (block or {}).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class FamilyNames:
+    """Names of a family's classes, which begin with `prefix`, and of the files that they are in."""
+
+    prefix: str
+    modeling: str
+    processing: str
+
+
+# By the model_type of the stock family.
+FAMILY_NAMES = {
+    "llava": FamilyNames("DivPruneLlava", "modeling_divprune_llava", "processing_divprune"),
+    "llava_next": FamilyNames("DivPruneLlavaNext", "modeling_divprune_llava_next", "processing_divprune"),
+    "llava_next_video": FamilyNames(
+        "DivPruneLlavaNextVideo", "modeling_divprune_llava_next_video", "processing_divprune_video"
+    ),
+}
+
+
+def auto_map(family: str) -> dict[str, str]:
     """Return where transformers finds the classes of a family inside a model repo, by Auto class."""
-    name, module = {
-        "llava": ("DivPruneLlava", "modeling_divprune_llava"),
-        "llava_next": ("DivPruneLlavaNext", "modeling_divprune_llava_next"),
-        "llava_next_video": ("DivPruneLlavaNextVideo", "modeling_divprune_llava_next_video"),
-    }[family]
-    head = f"{module}.{name}ForConditionalGeneration"
+    names = FAMILY_NAMES[family]
+    head = f"{names.modeling}.{names.prefix}ForConditionalGeneration"
     return {
-        "AutoConfig": f"configuration_divprune.{name}Config",
-        "AutoModel": f"{module}.{name}Model",
+        "AutoConfig": f"configuration_divprune.{names.prefix}Config",
+        "AutoModel": f"{names.modeling}.{names.prefix}Model",
         "AutoModelForImageTextToText": head,
         # transformers 4.57 looks for the first of these two, transformers 5 for the second.
         "AutoModelForVision2Seq": head,
@@ -174,7 +160,7 @@ class DivPruneConfigMixin:
 
     takes_videos = False
 
-    def _hold(self, divprune_config, family):
+    def _hold(self, divprune_config: Any, family: str) -> None:
         self.divprune_config = DivPruneConfig.merged(divprune_config, takes_videos=self.takes_videos)
         # What the code that runs, and is saved along, was tested with; not what a file says of other code.
         self.divprune_tested_transformers = list(TESTED_TRANSFORMERS)
@@ -182,23 +168,25 @@ class DivPruneConfigMixin:
             self.auto_map = auto_map(family)
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
-        # The stock update of a held config cannot know that naming one budget clears the other.
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the stock config's. The stock update of a held config cannot know that one budget clears the other."""
         if "divprune_config" in kwargs:
             blocks = config_dict.get("divprune_config"), kwargs.pop("divprune_config")
             merged = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos)
             config_dict = {**config_dict, "divprune_config": merged}
-        return super().from_dict(config_dict, **kwargs)
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]  # the stock config's
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
         """As the stock config's, with all code beside it. Models save their config by it, so their code comes too."""
-        if self._auto_class is not None:
+        if self._auto_class is not None:  # type: ignore[attr-defined]  # the stock config's
             self.auto_map = auto_map_of_own_folder(self.auto_map)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]  # the stock config's
         save_code(self, save_directory)
 
-    def to_diff_dict(self):
-        return {**super().to_diff_dict(), "divprune_config": self.divprune_config.to_block()}
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As the stock config's, with the settings as config files store them."""
+        stock = super().to_diff_dict()  # type: ignore[misc]  # the stock config's
+        return {**stock, "divprune_config": self.divprune_config.to_block()}
 
 
 class DivPruneLlavaConfig(DivPruneConfigMixin, LlavaConfig):
@@ -210,7 +198,9 @@ class DivPruneLlavaConfig(DivPruneConfigMixin, LlavaConfig):
 
     model_type = "divprune_llava"
 
-    def __init__(self, vision_config=None, text_config=None, divprune_config=None, **kwargs):
+    def __init__(
+        self, vision_config: Any = None, text_config: Any = None, divprune_config: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__(vision_config=vision_config, text_config=text_config, **kwargs)
         self._hold(divprune_config, "llava")
 
@@ -225,7 +215,9 @@ class DivPruneLlavaNextConfig(DivPruneConfigMixin, LlavaNextConfig):
 
     model_type = "divprune_llava_next"
 
-    def __init__(self, vision_config=None, text_config=None, divprune_config=None, **kwargs):
+    def __init__(
+        self, vision_config: Any = None, text_config: Any = None, divprune_config: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__(vision_config=vision_config, text_config=text_config, **kwargs)
         self._hold(divprune_config, "llava_next")
 
@@ -241,6 +233,8 @@ class DivPruneLlavaNextVideoConfig(DivPruneConfigMixin, LlavaNextVideoConfig):
     model_type = "divprune_llava_next_video"
     takes_videos = True
 
-    def __init__(self, vision_config=None, text_config=None, divprune_config=None, **kwargs):
+    def __init__(
+        self, vision_config: Any = None, text_config: Any = None, divprune_config: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__(vision_config=vision_config, text_config=text_config, **kwargs)
         self._hold(divprune_config, "llava_next_video")

@@ -9,7 +9,7 @@ from .fast_distances import cosine_distances
 from .max_min_long import pick_by_blocks
 from .max_min_triton import pick_with_triton, runs_on
 from .selectors import Images
-from .token_budget import check_order
+from .settings import check_order
 
 
 # Up to this many distances, those of an image are all computed at once: 256 MiB in float32 on a CPU, 1.6 GiB on a GPU.
@@ -54,7 +54,7 @@ def select_diverse_tokens_of_images(
     Returns:
         A list of one `torch.LongTensor` of shape `(K,)` per image.
     """
-    check_order(order)
+    check_order("order", order)
     if len(features) != len(num_tokens):
         raise ValueError(f"Got {len(num_tokens)} budgets for {len(features)} images, expected one per image.")
     for image in features:

@@ -6,6 +6,7 @@ from transformers import LlavaNextForConditionalGeneration, LlavaNextModel
 # transformers 4.57 ships only the files that this one imports directly: all of them are named here.
 # ruff: noqa: F401
 from .baseline_selectors import random_picks
+from .budget import keep_count
 from .checkpoint_keys import read_base_checkpoints
 from .compat_generation import GenerationCompat
 from .configuration_divprune import DivPruneLlavaNextConfig
@@ -21,8 +22,8 @@ from .prompt_counts import Prompt
 from .pruning_divprune import DivPruneModelMixin
 from .saved_code import save_code
 from .selectors import SELECTORS
+from .settings import SETTINGS
 from .signatures import MadeFromStock
-from .token_budget import keep_count
 from .token_selection import select_tokens
 from .transformers_surface import check_methods
 

@@ -5,6 +5,7 @@ from .transformers_surface import check_methods  # noqa: F401  first: it says wh
 
 
 # isort: split
+from os import PathLike
 from typing import Any
 
 from transformers import LlavaNextProcessor, LlavaProcessor
@@ -12,31 +13,35 @@ from transformers.image_utils import get_image_size, make_flat_list_of_images, t
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs
 from transformers.video_utils import make_batched_videos
 
+from .budget import keep_count
+from .call_arguments import check_call  # noqa: F401
 from .compat_processing import CallCompat
 from .configuration_divprune import DivPruneConfig
 from .saved_code import save_code
 from .selectors import selector_named  # noqa: F401  transformers 4.57 ships only what this file imports
-from .token_budget import keep_count
+from .settings import IMAGE_BUDGET
 
 
 class DivPruneImagesKwargs(ImagesKwargs, total=False):
-    """The budget of one call. Typed `Any`: transformers' own type check would refuse an int ratio with its own error,
-    `check_budget` judges both."""
+    """The budgets of one call. Typed `Any`: transformers' own type check would refuse an int ratio with its own error,
+    the checks of `SETTINGS` judge both."""
 
-    retention_ratio: Any
-    num_tokens: Any
+    __annotations__ = dict.fromkeys(IMAGE_BUDGET, Any)
 
 
 class DivPruneProcessorKwargs(ProcessingKwargs, total=False):
+    """All that a call takes besides text, images and videos."""
+
     images_kwargs: DivPruneImagesKwargs
-    _defaults = {"text_kwargs": {"padding": False}, "images_kwargs": {}}
+    _defaults = {"text_kwargs": {"padding": False}, "images_kwargs": {}}  # type: ignore[misc]  # as transformers has it
 
 
 class DivPruneProcessorMixin(CallCompat):
     """Common part of the families' processors.
 
     The budget is `divprune_config` (a plain dict, as stored), or per call `retention_ratio=` or `num_tokens=`. The
-    output carries `num_image_tokens_kept` (int64, `(num_images,)`), which the model follows.
+    output carries `num_image_tokens_kept` (int64, `(num_images,)`), which the model follows. An argument of a call that
+    would have no effect raises a `ValueError`.
     """
 
     valid_processor_kwargs = DivPruneProcessorKwargs
@@ -45,16 +50,16 @@ class DivPruneProcessorMixin(CallCompat):
     # Spelt out: transformers reads the names of this signature to load and to save a processor.
     def __init__(
         self,
-        image_processor=None,
-        tokenizer=None,
-        patch_size=None,
-        vision_feature_select_strategy=None,
-        chat_template=None,
-        image_token="<image>",
-        num_additional_image_tokens=0,
-        divprune_config=None,
-        **kwargs,
-    ):
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        patch_size: int | None = None,
+        vision_feature_select_strategy: str | None = None,
+        chat_template: str | None = None,
+        image_token: str = "<image>",
+        num_additional_image_tokens: int = 0,
+        divprune_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             image_processor,
             tokenizer,
@@ -67,50 +72,49 @@ class DivPruneProcessorMixin(CallCompat):
         )
         self._hold(divprune_config)
 
-    def _hold(self, divprune_config):
+    def _hold(self, divprune_config: Any) -> None:
         # transformers 4.57 drops config objects when it saves a processor: the stored form is a dict.
         self.divprune_config = DivPruneConfig.merged(divprune_config, takes_videos=self.takes_videos).to_block()
 
     @classmethod
-    def from_args_and_dict(cls, args, processor_dict, **kwargs):
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the stock processor's; an override of the budget updates the stored one."""
         if "divprune_config" in kwargs:
             blocks = processor_dict.get("divprune_config"), kwargs["divprune_config"]
             kwargs["divprune_config"] = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos).to_block()
         return super().from_args_and_dict(args, processor_dict, **kwargs)
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> Any:
         """As the stock processor's, with all code beside it."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         save_code(self, save_directory)
         return saved
 
-    def image_tokens_kept(self, num_image_tokens, retention_ratio=None, num_tokens=None):
-        """Return how many of each image's visual tokens are kept.
+    def image_tokens_kept(self, num_available: list[int], **budget: Any) -> list[int]:
+        """Return how many visual tokens of each image are kept (K).
 
         Args:
-            num_image_tokens (`list[int]`): how many visual tokens each image has.
-            retention_ratio, num_tokens: this call's budget; without one, the stored budget holds.
-
-        Returns:
-            `list[int]`, one count per image.
+            num_available (`list[int]`): how many visual tokens each image has (M).
+            budget: `retention_ratio` or `num_tokens` of this call; without one, the stored budget holds.
         """
-        override = {"retention_ratio": retention_ratio, "num_tokens": num_tokens}
-        budget = DivPruneConfig.merged(self.divprune_config, override, takes_videos=self.takes_videos).budget
-        return [keep_count(available, **budget) for available in num_image_tokens]
+        of_call = DivPruneConfig.merged(self.divprune_config, budget, takes_videos=self.takes_videos).budget
+        return [keep_count(num_available_of_image, **of_call) for num_available_of_image in num_available]
 
-    def _get_num_multimodal_tokens(self, image_sizes=None, retention_ratio=None, num_tokens=None, **kwargs):
+    def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> Any:
         """As the parent's, with the kept counts: serving engines size their buffers by them."""
+        budget = {name: kwargs.pop(name) for name in IMAGE_BUDGET if name in kwargs}
         data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
         if data.num_image_tokens is not None:
-            data.num_image_tokens = self.image_tokens_kept(data.num_image_tokens, retention_ratio, num_tokens)
+            data.num_image_tokens = self.image_tokens_kept(data.num_image_tokens, **budget)
         return data
 
     @property
-    def model_input_names(self):
+    def model_input_names(self) -> list[str]:
+        """As the stock processor's, with the counts."""
         return [*super().model_input_names, "num_image_tokens_kept"]
 
     @staticmethod
-    def _check_text(text):
+    def _check_text(text: Any) -> None:
         """Raise on what is neither a text nor several: into ids some releases would write no placeholder."""
         parts = text if isinstance(text, (list, tuple)) else [] if text is None else [text]
         foreign = [type(part).__name__ for part in parts if not isinstance(part, str)]
@@ -120,16 +124,15 @@ class DivPruneProcessorMixin(CallCompat):
                 "placeholders can be written: decode ids first (processor.decode)."
             )
 
-    def _check_inputs(self, images, text, videos):
+    def _check_inputs(self, images: Any, text: Any, videos: Any) -> None:
         """Raise unless the text has a placeholder for each image and video."""
         if videos is not None and not self.takes_videos:
             raise ValueError(f"Got videos for {type(self).__name__}, which takes images only.")
         texts = [text] if isinstance(text, str) else list(text or [])
-        given = {"image": [] if images is None else make_flat_list_of_images(images)}
+        given = [("image", self.image_token, [] if images is None else make_flat_list_of_images(images))]
         if self.takes_videos:
-            given["video"] = [] if videos is None else make_batched_videos(videos)
-        for name, inputs in given.items() if texts else ():
-            token = getattr(self, f"{name}_token")
+            given.append(("video", self.video_token, [] if videos is None else make_batched_videos(videos)))
+        for name, token, inputs in given if texts else ():
             num_placeholders = sum(text.count(token) for text in texts)
             if num_placeholders != len(inputs):
                 raise ValueError(
@@ -137,14 +140,15 @@ class DivPruneProcessorMixin(CallCompat):
                     f"write one {token} for each {name}."
                 )
 
-    def _process_images(self, images, retention_ratio=None, num_tokens=None, **kwargs):
+    def _process_images(self, images: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         """Return what the model needs of the images, and each one's placeholders. A hook of transformers 5."""
+        budget = {name: kwargs.pop(name) for name in IMAGE_BUDGET if name in kwargs}
         image_inputs = self.image_processor(images, **kwargs)
-        kept = self.image_tokens_kept(self.count_image_tokens(image_inputs), retention_ratio, num_tokens)
+        kept = self.image_tokens_kept(self.count_image_tokens(image_inputs), **budget)
         image_inputs["num_image_tokens_kept"] = kept
         return image_inputs, [self.image_token * count for count in kept]
 
-    def validate_inputs(self, images=None, text=None, videos=None, **kwargs):
+    def validate_inputs(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> None:
         """As the parent's, with placeholders counted first, for its words. A hook of transformers 5."""
         self._check_inputs(images, text, videos)
         super().validate_inputs(images=images, text=text, videos=videos, **kwargs)
@@ -159,7 +163,7 @@ class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
     - one placeholder per kept token instead of one per visual token, and `num_image_tokens_kept` in the output.
     """
 
-    def count_image_tokens(self, image_inputs):
+    def count_image_tokens(self, image_inputs: Any) -> list[int]:
         """Count the visual tokens (M) that the model has for each image before pruning.
 
         Args:
@@ -177,7 +181,7 @@ class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
 class DivPruneLlavaNextProcessorMixin(DivPruneProcessorMixin):
     """Common part of the processors of LLaVA-NeXT and LLaVA-NeXT-Video: pictures of any resolution."""
 
-    def count_image_tokens(self, image_inputs):
+    def count_image_tokens(self, image_inputs: Any) -> list[int]:
         """Count the visual tokens (M) that the model has for each image before pruning.
 
         Args:

@@ -13,25 +13,28 @@ from transformers import LlavaNextVideoProcessor
 from transformers.processing_utils import VideosKwargs
 from transformers.video_utils import make_batched_videos
 
+from .budget import keep_count
+from .call_arguments import check_call  # noqa: F401
 from .compat_processing import CallCompat  # noqa: F401  transformers 4.57 ships only what this file imports
 from .configuration_divprune import DivPruneConfig
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
 from .saved_code import save_code  # noqa: F401
 from .selectors import selector_named  # noqa: F401  see above
-from .token_budget import keep_count
+from .settings import VIDEO_BUDGET
 
 
 POOLING_STRIDE = 2  # the model pools 2 x 2 patches of a frame into one visual token
 
 
 class DivPruneVideosKwargs(VideosKwargs, total=False):
-    """The budget of one call, typed as `DivPruneImagesKwargs` is."""
+    """The budgets of one call, typed as `DivPruneImagesKwargs` is."""
 
-    video_retention_ratio: Any
-    video_num_tokens: Any
+    __annotations__ = dict.fromkeys(VIDEO_BUDGET, Any)
 
 
 class DivPruneVideoProcessorKwargs(DivPruneProcessorKwargs, total=False):
+    """All that a call takes besides text, images and videos."""
+
     videos_kwargs: DivPruneVideosKwargs
     _defaults = DivPruneProcessorKwargs._defaults  # not inherited
 
@@ -49,25 +52,26 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
     takes_videos = True
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As the stock processor's, with an error that says what to install."""
         check_torchvision()
         return super().from_pretrained(*args, **kwargs)
 
     # Spelt out: transformers reads the names of this signature to load and to save a processor.
     def __init__(
         self,
-        video_processor=None,
-        image_processor=None,
-        tokenizer=None,
-        chat_template=None,
-        patch_size=None,
-        vision_feature_select_strategy=None,
-        video_token="<video>",
-        image_token="<image>",
-        num_additional_image_tokens=0,
-        divprune_config=None,
-        **kwargs,
-    ):
+        video_processor: Any = None,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        patch_size: int | None = None,
+        vision_feature_select_strategy: str | None = None,
+        video_token: str = "<video>",
+        image_token: str = "<image>",
+        num_additional_image_tokens: int = 0,
+        divprune_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
         LlavaNextVideoProcessor.__init__(
             self,
             video_processor,
@@ -84,16 +88,16 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
         self._hold(divprune_config)
 
     @property
-    def model_input_names(self):
+    def model_input_names(self) -> list[str]:
+        """As the stock processor's, with the counts."""
         return [*super().model_input_names, "num_video_tokens_kept"]
 
-    def video_tokens_kept(self, num_video_tokens, video_retention_ratio=None, video_num_tokens=None):
-        """Return how many of each video's visual tokens are kept, as `image_tokens_kept` for images."""
-        override = {"video_retention_ratio": video_retention_ratio, "video_num_tokens": video_num_tokens}
-        budget = DivPruneConfig.merged(self.divprune_config, override, takes_videos=True).video_budget
-        return [keep_count(available, **budget) for available in num_video_tokens]
+    def video_tokens_kept(self, num_available: list[int], **budget: Any) -> list[int]:
+        """Return how many visual tokens of each video are kept (K), as `image_tokens_kept` for images."""
+        of_call = DivPruneConfig.merged(self.divprune_config, budget, takes_videos=True).video_budget
+        return [keep_count(num_available_of_video, **of_call) for num_available_of_video in num_available]
 
-    def count_video_tokens(self, video_inputs):
+    def count_video_tokens(self, video_inputs: Any) -> list[int]:
         """Count the visual tokens (M) that the model has for each video before pruning.
 
         Args:
@@ -109,8 +113,9 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
             counts.append(num_frames * rows * columns)
         return counts
 
-    def _process_videos(self, videos, video_retention_ratio=None, video_num_tokens=None, **kwargs):
+    def _process_videos(self, videos: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         """Return what the model needs of the videos, and each one's placeholders. A hook of transformers 5."""
+        budget = {name: kwargs.pop(name) for name in VIDEO_BUDGET if name in kwargs}
         video_inputs = self.video_processor(videos, **{**kwargs, "return_tensors": None})
         pixels = video_inputs["pixel_values_videos"]
         frames = [len(video) for video in pixels]
@@ -120,20 +125,19 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
                 "sample as many frames from every video, or call once per video."
             )
         video_inputs["pixel_values_videos"] = torch.stack(list(pixels))
-        kept = self.video_tokens_kept(self.count_video_tokens(video_inputs), video_retention_ratio, video_num_tokens)
+        kept = self.video_tokens_kept(self.count_video_tokens(video_inputs), **budget)
         video_inputs["num_video_tokens_kept"] = kept
         return video_inputs, [self.video_token * count for count in kept]
 
-    def _get_num_multimodal_tokens(
-        self, image_sizes=None, video_sizes=None, video_retention_ratio=None, video_num_tokens=None, **kwargs
-    ):
+    def _get_num_multimodal_tokens(self, image_sizes: Any = None, video_sizes: Any = None, **kwargs: Any) -> Any:
         """As the parent's, with the kept counts of images and of videos.
 
         Args:
             image_sizes (`list` of (height, width), *optional*).
             video_sizes (`list` of (num_frames, height, width), *optional*).
-            video_retention_ratio, video_num_tokens: the budget of videos; without one, the stored budget holds.
+            kwargs: the budgets, and what the parent takes; without a budget the stored one holds.
         """
+        budget = {name: kwargs.pop(name) for name in VIDEO_BUDGET if name in kwargs}
         data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
         if video_sizes is not None:
             available = []
@@ -142,16 +146,17 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
                 frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
                 video_inputs = self.video_processor([frame], do_sample_frames=False, return_tensors="pt")
                 available.append(num_frames * self.count_video_tokens(video_inputs)[0])
-            data.num_video_tokens = self.video_tokens_kept(available, video_retention_ratio, video_num_tokens)
+            data.num_video_tokens = self.video_tokens_kept(available, **budget)
         return data
 
-    def _check_inputs(self, images, text, videos):
+    def _check_inputs(self, images: Any, text: Any, videos: Any) -> None:
+        """As for images, with videos looked at first."""
         if videos is not None:
             check_videos(videos)
         super()._check_inputs(images, text, videos)
 
 
-def check_torchvision():
+def check_torchvision() -> None:
     """Say what to install where transformers could not make a video processor."""
     try:
         import torchvision  # noqa: F401
@@ -163,7 +168,7 @@ def check_torchvision():
         ) from error
 
 
-def check_videos(videos):
+def check_videos(videos: Any) -> None:
     """Raise on what transformers would take for a video of one frame, leave out, or fail on without a clear word."""
     is_list = isinstance(videos, (list, tuple))
     pictures = [is_picture(video) for video in (videos if is_list else [videos])]
@@ -176,5 +181,6 @@ def check_videos(videos):
         raise ValueError("Got a video without frames, expected at least one.")
 
 
-def is_picture(candidate):
+def is_picture(candidate: Any) -> bool:
+    """Tell whether something is one picture: a Pillow image, or an array of two or three dimensions."""
     return isinstance(candidate, Image) or getattr(candidate, "ndim", None) in (2, 3)

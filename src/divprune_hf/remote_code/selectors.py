@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 
@@ -75,7 +74,6 @@ SELECTORS = {
         sentence="evenly spaced ones\n(a baseline to compare DivPrune with)",
     ),
 }
-LARGEST_SEED = 2**32 - 1
 
 
 def selector_named(name: str) -> Selector:
@@ -85,12 +83,3 @@ def selector_named(name: str) -> Selector:
             f"Got selector={name!r}, expected one of {tuple(SELECTORS)}: DivPrune, or a baseline to compare it with."
         )
     return SELECTORS[name]
-
-
-def check_selector(selector: str, seed: int) -> None:
-    """Raise a `ValueError` unless `selector` is one of `SELECTORS` and `seed` an integer of 32 bits."""
-    selector_named(selector)
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(
-            f"Got seed={seed!r}, expected an integer from 0 to {LARGEST_SEED}: what the random selector draws by."
-        )

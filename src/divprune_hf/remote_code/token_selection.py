@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from .budget import keep_count
 from .image_views import num_views_of_images
 from .prompt_counts import Modality
 from .selectors import Images, selector_named
-from .token_budget import keep_count
 
 
 def feature_list(outputs: Any) -> list[torch.Tensor]:
