@@ -16,7 +16,7 @@ from divprune_hf.cli import demo_answers
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.pictures import check_drawable, contact_sheet, draw_kept, save_picture
 from divprune_hf.publishing.convert import convert_checkpoint
-from divprune_hf.remote_code.configuration_divprune import DEFAULT_RETENTION_RATIO
+from divprune_hf.remote_code.settings import SETTINGS
 
 
 def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> dict[str, dict]:
@@ -34,7 +34,7 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
         variant = convert_checkpoint(pocket_llava(), Path(folder) / "pocket-llava-divprune")
         full, pruned = (
             answer_in_own_process(variant, questions_file, retention_ratio, Path(folder))
-            for retention_ratio in tqdm((1.0, DEFAULT_RETENTION_RATIO), desc="Asking with all tokens, with a tenth")
+            for retention_ratio in tqdm((1.0, SETTINGS["retention_ratio"].default), desc="Asking with all tokens, with a tenth")
         )
     rows = [
         [question["question"], all_tokens["answer"], kept_tokens["answer"], question["answer"]]

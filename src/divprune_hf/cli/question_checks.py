@@ -2,12 +2,15 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
+from divprune_hf.cli.settings_flags import flag, given_settings
 from divprune_hf.inference.ask import check_max_new_tokens, check_takes_videos
 from divprune_hf.inference.loading import read_config
 from divprune_hf.inference.pictures import check_drawable
 from divprune_hf.inference.videos import is_video
-from divprune_hf.remote_code.configuration_divprune import BUDGET, VIDEO_BUDGET, DivPruneConfig
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.remote_code.settings import IMAGE_BUDGET, VIDEO_BUDGET
 
 
 def check_question(options: Namespace) -> None:
@@ -21,7 +24,7 @@ def check_question(options: Namespace) -> None:
             raise ValueError(f"Got {options.show} as picture to ask about and to draw into: choose another file.")
     if options.num_frames is not None and not about_video:
         raise ValueError(f"Got num_frames={options.num_frames} for a picture: expected it for a video only.")
-    settings = {name: getattr(options, name) for name in (*BUDGET, *VIDEO_BUDGET)}
+    settings = given_settings(options)
     DivPruneConfig.merged(override=settings, takes_videos=True)
     _, takes_videos, _ = read_config(options.model, settings, options.revision, options.trust_remote_code or None)
     if about_video and not takes_videos:
@@ -29,17 +32,13 @@ def check_question(options: Namespace) -> None:
     check_effect(settings, about_video)
 
 
-def check_effect(settings: dict, about_video: bool) -> None:
+def check_effect(settings: dict[str, Any], about_video: bool) -> None:
     """Refuse a budget for what is not asked about."""
-    useless, useful = (BUDGET, VIDEO_BUDGET) if about_video else (VIDEO_BUDGET, BUDGET)
-    given = [name for name in useless if settings[name] is not None]
+    useless, useful = (IMAGE_BUDGET, VIDEO_BUDGET) if about_video else (VIDEO_BUDGET, IMAGE_BUDGET)
+    given = [name for name in useless if name in settings]
     if given:
         kind, flags = "video" if about_video else "picture", " or ".join(map(flag, useful))
         raise ValueError(f"Got {flag(given[0])} for a question about a {kind}, expected {flags}.")
-
-
-def flag(setting: str) -> str:
-    return f"--{setting.replace('_', '-')}"
 
 
 def check_text(question: str) -> None:
@@ -53,4 +52,5 @@ def check_text(question: str) -> None:
 
 
 def same_file(one: str, other: str) -> bool:
+    """Tell whether two paths lead to one file."""
     return Path(one).samefile(other)

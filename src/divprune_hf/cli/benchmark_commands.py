@@ -1,0 +1,7 @@
+"""The commands that measure."""
+
+from typing import Any
+
+
+def add_commands(commands: Any) -> None:
+    """Add them to the sub-commands of a parser."""
