@@ -198,9 +198,11 @@ def test_the_demo_refuses_a_bad_picture_file_first(media, capsys, shown):
 
 def test_a_broken_connection_is_no_closed_pipe(capsys, monkeypatch):
     """It raises the same exception."""
-    from divprune_hf.cli import main as cli
+    from divprune_hf.cli import inference_commands
 
-    monkeypatch.setattr(cli, "run_ask", lambda options: (_ for _ in ()).throw(BrokenPipeError(32, "Broken pipe")))
+    monkeypatch.setattr(
+        inference_commands, "run_ask", lambda options: (_ for _ in ()).throw(BrokenPipeError(32, "Broken pipe"))
+    )
     assert outcome(capsys, ["ask", "model", "photo.png", "w1"])[::2] == (
         2,
         "divprune-hf: error: [Errno 32] Broken pipe\n",

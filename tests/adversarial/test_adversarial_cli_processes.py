@@ -98,10 +98,11 @@ def test_a_signal_at_any_moment_ends_the_command_quietly(media, duration, tmp_pa
 
 
 INTERRUPTED = """
-import sys, divprune_hf_console, divprune_hf.cli as cli, signal
+import sys, divprune_hf_console, signal
+from divprune_hf.cli import inference_commands
 def ask(options):
     {body}
-cli.run_ask = ask
+inference_commands.run_ask = ask
 sys.exit(divprune_hf_console.main())
 """
 HIDDEN = {

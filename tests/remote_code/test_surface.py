@@ -16,7 +16,6 @@ from transformers.processing_utils import ProcessorMixin
 
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.remote_code import transformers_surface as surface
-from divprune_hf.remote_code.selectors import SELECTORS
 from tests.helpers.tiny_models import FAMILY_CLASSES
 
 
@@ -26,8 +25,6 @@ SOURCES = {
     for entry in resources.files("divprune_hf.remote_code").iterdir()
     if entry.name.endswith(".py") and entry.name != "__init__.py"
 }
-# What transformers reads first of a folder; 4.57 copies what these files import directly, and no more.
-ENTRIES = [name for name in SOURCES if name.split("_")[0] in ("configuration", "modeling", "processing")]
 
 
 def imports_of(tree, level):
@@ -112,19 +109,6 @@ def test_the_seam_names_nothing_that_moves():
     text = resources.files("divprune_hf.remote_code").joinpath("pruning_divprune.py").read_text()
     moving = ("__version__", "hidden_states", "mm_encoder_outputs", "past_key_values", "cache", "language_model")
     assert [name for name in moving if name in text] == []
-
-
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_an_entry_file_imports_every_sibling_that_it_needs(entry):
-    direct = {module for module, _ in imports_of(SOURCES[entry], 1)}
-    needed, waiting = set(), set(direct)
-    while waiting:
-        sibling = waiting.pop()
-        needed.add(sibling)
-        waiting |= {module for module, _ in imports_of(SOURCES[sibling], 1)} - needed
-    assert needed - {entry} == direct
-    if entry.startswith("modeling"):  # what the table of selectors names and does not import
-        assert {selector.function.split(".")[0] for selector in SELECTORS.values()} <= direct
 
 
 def test_something_missing_is_named_with_what_to_do():

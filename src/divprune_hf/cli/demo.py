@@ -34,7 +34,9 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
         variant = convert_checkpoint(pocket_llava(), Path(folder) / "pocket-llava-divprune")
         full, pruned = (
             answer_in_own_process(variant, questions_file, retention_ratio, Path(folder))
-            for retention_ratio in tqdm((1.0, SETTINGS["retention_ratio"].default), desc="Asking with all tokens, with a tenth")
+            for retention_ratio in tqdm(
+                (1.0, SETTINGS["retention_ratio"].default), desc="Asking with all tokens, with a tenth"
+            )
         )
     rows = [
         [question["question"], all_tokens["answer"], kept_tokens["answer"], question["answer"]]

@@ -17,6 +17,10 @@ from .selectors import SELECTORS
 from .settings import BUDGETS, IMAGE_BUDGET, SETTINGS, VIDEO_BUDGET, check_settings
 
 
+# isort: split
+# transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
+
+
 class DivPruneConfig(PretrainedConfig):
     """The settings of the pruning: a budget of visual tokens for each image and video, and how they are chosen.
 

@@ -3,29 +3,31 @@
 
 from transformers import LlavaForConditionalGeneration, LlavaModel
 
-# transformers 4.57 ships only the files that this one imports directly: all of them are named here.
-# ruff: noqa: F401
-from .baseline_selectors import random_picks
-from .budget import keep_count
-from .checkpoint_keys import read_base_checkpoints
-from .compat_generation import GenerationCompat
 from .configuration_divprune import DivPruneLlavaConfig
-from .fast_distances import cosine_distances
 from .generation_divprune import DivPruneHeadMixin
-from .image_views import AnyResolutionMixin
-from .max_min import pick_max_min
-from .max_min_fast import select_diverse_tokens_of_images
-from .max_min_long import pick_by_blocks
-from .max_min_triton import pick_with_triton
-from .no_waiting import PlaceholdersWithoutWaiting
-from .prompt_counts import Prompt
 from .pruning_divprune import DivPruneModelMixin
-from .saved_code import save_code
-from .selectors import SELECTORS
-from .settings import SETTINGS
-from .signatures import MadeFromStock
-from .token_selection import select_tokens
-from .transformers_surface import check_methods
+
+
+# isort: split
+# transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
+from .baseline_selectors import uniform_picks  # noqa: F401
+from .budget import check_ratio  # noqa: F401
+from .checkpoint_keys import read_base_checkpoints  # noqa: F401
+from .compat_generation import GenerationBefore523  # noqa: F401
+from .fast_distances import cosine_distances  # noqa: F401
+from .image_views import num_views_of_images  # noqa: F401
+from .max_min import pick_max_min  # noqa: F401
+from .max_min_fast import select_diverse_tokens  # noqa: F401
+from .max_min_long import pick_by_blocks  # noqa: F401
+from .max_min_triton import distances_program  # noqa: F401
+from .no_waiting import PlaceholdersWithoutWaiting  # noqa: F401
+from .prompt_counts import Modality  # noqa: F401
+from .saved_code import save_code  # noqa: F401
+from .selectors import Images  # noqa: F401
+from .settings import Setting  # noqa: F401
+from .signatures import MadeFromStock  # noqa: F401
+from .token_selection import feature_list  # noqa: F401
+from .transformers_surface import check_methods  # noqa: F401
 
 
 class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):

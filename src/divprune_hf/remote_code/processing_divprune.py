@@ -14,12 +14,16 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs
 from transformers.video_utils import make_batched_videos
 
 from .budget import keep_count
-from .call_arguments import check_call  # noqa: F401
 from .compat_processing import CallCompat
 from .configuration_divprune import DivPruneConfig
 from .saved_code import save_code
-from .selectors import selector_named  # noqa: F401  transformers 4.57 ships only what this file imports
 from .settings import IMAGE_BUDGET
+
+
+# isort: split
+# transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
+from .call_arguments import check_call  # noqa: F401
+from .selectors import Images  # noqa: F401
 
 
 class DivPruneImagesKwargs(ImagesKwargs, total=False):

@@ -14,13 +14,17 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_utils import make_batched_videos
 
 from .budget import keep_count
-from .call_arguments import check_call  # noqa: F401
-from .compat_processing import CallCompat  # noqa: F401  transformers 4.57 ships only what this file imports
 from .configuration_divprune import DivPruneConfig
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
-from .saved_code import save_code  # noqa: F401
-from .selectors import selector_named  # noqa: F401  see above
 from .settings import VIDEO_BUDGET
+
+
+# isort: split
+# transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
+from .call_arguments import check_call  # noqa: F401
+from .compat_processing import CallWithHooks  # noqa: F401
+from .saved_code import save_code  # noqa: F401
+from .selectors import Images  # noqa: F401
 
 
 POOLING_STRIDE = 2  # the model pools 2 x 2 patches of a frame into one visual token
