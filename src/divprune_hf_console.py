@@ -6,6 +6,7 @@ It is a module beside the package, because importing `divprune_hf` imports torch
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 
@@ -36,7 +37,7 @@ def main() -> int:
     return 128 + came[0] if came else code
 
 
-def on_signals(handler) -> None:
+def on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
     """Handle SIGINT and SIGTERM; one that was ignored when the process began, as under nohup, stays so."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 from divprune_hf.cli.settings_flags import add_settings, given_settings
@@ -40,6 +41,8 @@ def run_ask(options: Namespace) -> None:
     from divprune_hf.inference.videos import DEFAULT_NUM_FRAMES, is_video, read_video
 
     check_question(options)
+    ask_about: Callable[..., Any]
+    subject: Any
     if is_video(options.source):
         num_frames = DEFAULT_NUM_FRAMES if options.num_frames is None else options.num_frames
         ask_about, subject = ask_about_video, read_video(options.source, num_frames)

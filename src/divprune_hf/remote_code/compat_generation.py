@@ -12,6 +12,7 @@ import torch
 from transformers.generation import utils
 
 from .prompt_counts import MODALITIES, Modality, inputs_of_each_row, to_counts
+from .transformers_surface import Stock
 
 
 # The newest part of what 5.23 does right.
@@ -22,7 +23,7 @@ PREPARES_INPUTS = inspect.signature(utils.GenerationMixin.prepare_inputs_for_gen
 SEES_NEW_PICTURES = "is_first_iteration" in PREPARES_INPUTS
 
 
-class GenerationBefore523:
+class GenerationBefore523(Stock):
     """A model with a language modelling head that encodes images in the prefill, and repeats them for each row."""
 
     def generate(self, **inputs: Any) -> Any:
@@ -115,8 +116,8 @@ def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str
     return order
 
 
-class NothingToAdd:
+class NothingToAdd(Stock):
     """From transformers 5.23 on."""
 
 
-GenerationCompat: type = NothingToAdd if ENCODES_FIRST else GenerationBefore523
+GenerationCompat: Any = NothingToAdd if ENCODES_FIRST else GenerationBefore523

@@ -11,10 +11,10 @@ from transformers.processing_utils import ProcessorMixin
 
 from .call_arguments import check_call
 from .settings import IMAGE_BUDGET, PER_CALL
-from .transformers_surface import HAS_IMAGE_HOOK
+from .transformers_surface import HAS_IMAGE_HOOK, Stock
 
 
-class CallWithHooks:
+class CallWithHooks(Stock):
     """From transformers 5.10 on: the first releases with hooks for images do not use them in LLaVA-NeXT yet."""
 
     @functools.wraps(ProcessorMixin.__call__)
@@ -26,7 +26,7 @@ class CallWithHooks:
         return ProcessorMixin.__call__(self, images, text, *args, **kwargs)
 
 
-class CallBefore5:
+class CallBefore5(Stock):
     """On transformers 4.57, where each processor counts placeholders in a `__call__` of its own."""
 
     def __call__(
@@ -57,7 +57,8 @@ class CallBefore5:
         self._check_inputs(images, texts, videos)
         data, replacements = {}, {}
         if images is not None:
-            if all(isinstance(image, Image) for image in make_flat_list_of_images(images)):
+            pictures: Any = make_flat_list_of_images(images)
+            if all(isinstance(picture, Image) for picture in pictures):
                 # Otherwise guessed from the shape, wrongly for pictures 1 or 3 pixels high.
                 images_kwargs.setdefault("input_data_format", ChannelDimension.LAST)
                 if getattr(self.image_processor, "do_convert_rgb", None) is None:
@@ -91,4 +92,4 @@ def replace_in_order(texts: list[str], token: str, replacements: list[str]) -> l
     return replaced
 
 
-CallCompat: type = CallWithHooks if HAS_IMAGE_HOOK else CallBefore5
+CallCompat: Any = CallWithHooks if HAS_IMAGE_HOOK else CallBefore5

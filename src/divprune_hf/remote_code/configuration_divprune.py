@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the pruning: `DivPruneConfig`, and one small config per model family that holds it."""
 
-from .transformers_surface import TESTED_TRANSFORMERS  # first: it says what a release of transformers lacks
+from .transformers_surface import TESTED_TRANSFORMERS, Stock  # first: it says what a release of transformers lacks
 
 
 # isort: split
@@ -13,12 +13,12 @@ from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, Pre
 
 from .budget import check_one_budget
 from .saved_code import auto_map_of_own_folder, save_code
-from .selectors import SELECTORS
 from .settings import BUDGETS, IMAGE_BUDGET, SETTINGS, VIDEO_BUDGET, check_settings
 
 
 # isort: split
 # transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
+from .selectors import Images  # noqa: F401
 
 
 class DivPruneConfig(PretrainedConfig):
@@ -30,7 +30,7 @@ class DivPruneConfig(PretrainedConfig):
     fewer than `num_tokens` visual tokens keeps all it has.
 
     Raises:
-        ValueError: two budgets of one kind, an impossible value, an unknown name, or a setting without effect.
+        ValueError: two budgets of one kind, an impossible value, or an unknown name.
     """
 
     model_type = "divprune"
@@ -49,8 +49,6 @@ class DivPruneConfig(PretrainedConfig):
             if value is None and setting.budget_of is None:
                 value = setting.default
             setattr(self, name, None if value is None else setting.kind(value))
-        if self.seed != SETTINGS["seed"].default and not SELECTORS[self.selector].uses_seed:
-            raise ValueError(f"Got seed={self.seed} for selector={self.selector!r}, which draws nothing: leave it out.")
 
     @property
     def budget(self) -> dict[str, Any]:
@@ -82,16 +80,13 @@ class DivPruneConfig(PretrainedConfig):
 
         Args:
             stored (`DivPruneConfig`, `dict` or `None`): what a checkpoint says.
-            override (`DivPruneConfig`, `dict` or `None`): what the caller says. It updates setting by setting. Naming
-                one budget clears the other, and naming a selector that draws nothing clears a stored seed.
+            override (`DivPruneConfig`, `dict` or `None`): what the caller says. It updates setting by setting, and
+                naming one budget clears the other.
             takes_videos (`bool`): whether the model takes videos. If so a budget for them is filled in, and if not
                 one is refused.
         """
         stored, override = settings_of(stored), settings_of(override)
         cleared = {name for names in BUDGETS if any(name in override for name in names) for name in names}
-        selector = SELECTORS.get(override.get("selector"))
-        if selector is not None and not selector.uses_seed:
-            cleared.add("seed")
         settings = {name: value for name, value in stored.items() if name not in cleared} | override
         video_budget = [name for name in VIDEO_BUDGET if name in settings]
         if video_budget and not takes_videos:
@@ -156,7 +151,7 @@ def overridden_config(config: PretrainedConfig, divprune_config: Any) -> Pretrai
     return config
 
 
-class DivPruneConfigMixin:
+class DivPruneConfigMixin(Stock):
     """Common part of the families' configs: they hold a `DivPruneConfig` as `divprune_config`, and write it out whole.
 
     It is not a sub-config in transformers' sense: attention and dtype settings must not leak into it.
@@ -178,22 +173,22 @@ class DivPruneConfigMixin:
             blocks = config_dict.get("divprune_config"), kwargs.pop("divprune_config")
             merged = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos)
             config_dict = {**config_dict, "divprune_config": merged}
-        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]  # the stock config's
+        return super().from_dict(config_dict, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
         """As the stock config's, with all code beside it. Models save their config by it, so their code comes too."""
-        if self._auto_class is not None:  # type: ignore[attr-defined]  # the stock config's
+        if self._auto_class is not None:
             self.auto_map = auto_map_of_own_folder(self.auto_map)
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]  # the stock config's
+        super().save_pretrained(save_directory, **kwargs)
         save_code(self, save_directory)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """As the stock config's, with the settings as config files store them."""
-        stock = super().to_diff_dict()  # type: ignore[misc]  # the stock config's
+        stock = super().to_diff_dict()
         return {**stock, "divprune_config": self.divprune_config.to_block()}
 
 
-class DivPruneLlavaConfig(DivPruneConfigMixin, LlavaConfig):
+class DivPruneLlavaConfig(DivPruneConfigMixin, LlavaConfig):  # type: ignore[misc]  # arguments come by name
     """Config of LLaVA-1.5 with pruned visual tokens.
 
     Modifications:
@@ -209,7 +204,7 @@ class DivPruneLlavaConfig(DivPruneConfigMixin, LlavaConfig):
         self._hold(divprune_config, "llava")
 
 
-class DivPruneLlavaNextConfig(DivPruneConfigMixin, LlavaNextConfig):
+class DivPruneLlavaNextConfig(DivPruneConfigMixin, LlavaNextConfig):  # type: ignore[misc]  # arguments come by name
     """Config of LLaVA-1.6 (LLaVA-NeXT) with pruned visual tokens.
 
     Modifications:
@@ -226,7 +221,7 @@ class DivPruneLlavaNextConfig(DivPruneConfigMixin, LlavaNextConfig):
         self._hold(divprune_config, "llava_next")
 
 
-class DivPruneLlavaNextVideoConfig(DivPruneConfigMixin, LlavaNextVideoConfig):
+class DivPruneLlavaNextVideoConfig(DivPruneConfigMixin, LlavaNextVideoConfig):  # type: ignore[misc]  # arguments come by name
     """Config of LLaVA-NeXT-Video with pruned visual tokens.
 
     Modifications:

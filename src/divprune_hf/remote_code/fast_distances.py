@@ -6,6 +6,7 @@ distance 0 of zero rows and 1 of all others; a row with NaN or Inf is at distanc
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -148,7 +149,13 @@ def matrix_product_(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) 
     return out.addmm_(left, right.T, beta=0)
 
 
-def to_distances_(products, inverse_norm_left, inverse_norm_right, is_zero_left, is_zero_right) -> torch.Tensor:
+def to_distances_(
+    products: torch.Tensor,
+    inverse_norm_left: torch.Tensor,
+    inverse_norm_right: torch.Tensor,
+    is_zero_left: torch.Tensor,
+    is_zero_right: torch.Tensor,
+) -> torch.Tensor:
     """Turn products of rows, of shape `(..., left, right)`, into cosine distances, in place."""
     # A zero row gets a direction of its own: at distance 0 of other zero rows, 1 of all others.
     products.addcmul_(is_zero_left.unsqueeze(-1), is_zero_right.unsqueeze(-2))
@@ -180,5 +187,6 @@ def float32_products_are_exact() -> bool:
     try:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # it does not know what the settings of torch 2.9 say
-        backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        of_cpu: Any = torch.backends.mkldnn
+        backends = (torch.backends.cuda.matmul, of_cpu.matmul)
         return all(backend.fp32_precision in ("none", "ieee") for backend in backends)

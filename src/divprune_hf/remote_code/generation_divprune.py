@@ -26,7 +26,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
     """
 
     inner_class: type
-    extended = {"forward": (IMAGE.counts,), "generate": ()}
+    extended: dict[str, tuple[str, ...]] = {"forward": (IMAGE.counts,), "generate": ()}
     needed = HEAD_METHODS
 
     def __init__(self, config: PretrainedConfig, divprune_config: Any = None) -> None:
@@ -85,7 +85,7 @@ class DivPruneVideoHeadMixin(DivPruneHeadMixin):
     - `select_video_tokens` is new.
     """
 
-    extended = {**DivPruneHeadMixin.extended, "forward": (IMAGE.counts, VIDEO.counts)}
+    extended: dict[str, tuple[str, ...]] = {**DivPruneHeadMixin.extended, "forward": (IMAGE.counts, VIDEO.counts)}
 
     def select_video_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """See the inner model's `select_video_tokens`."""

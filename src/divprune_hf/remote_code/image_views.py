@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from .prompt_counts import IMAGE, Modality
+from .transformers_surface import Stock
 
 
 def num_views_of_images(config: PretrainedConfig, image_sizes: Sequence[Any]) -> list[int]:
@@ -39,7 +40,7 @@ def checked_image_sizes(config: PretrainedConfig, pixel_values: torch.Tensor, im
     )
 
 
-class AnyResolutionMixin:
+class AnyResolutionMixin(Stock):
     """Common part of the inner models of LLaVA-NeXT and LLaVA-NeXT-Video.
 
     Modifications:

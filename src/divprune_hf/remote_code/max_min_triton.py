@@ -22,15 +22,15 @@ tl: Any = None  # triton.language, once it is needed
 
 
 def distances_program(
-    products,  # (images, M, M): becomes distances, with -Inf on the diagonals
-    inverse_norm,  # (images, M)
-    is_zero,  # (images, M)
-    ceiling,  # (images, M)
-    nearest,  # (images, M): to be filled
-    size,  # M
+    products: tl.tensor,  # (images, M, M): becomes distances, with -Inf on the diagonals
+    inverse_norm: tl.tensor,  # (images, M)
+    is_zero: tl.tensor,  # (images, M)
+    ceiling: tl.tensor,  # (images, M)
+    nearest: tl.tensor,  # (images, M): to be filled
+    size: tl.tensor,  # M
     NOISE: tl.constexpr,
     TOKENS: tl.constexpr,  # a power of two, at least M
-):
+) -> None:
     """One row: the same operations in the same order as torch's, and so the same distances bit for bit."""
     first, row = tl.program_id(0) * size, tl.program_id(1)
     products += (first + row).to(tl.int64) * size
@@ -47,16 +47,16 @@ def distances_program(
 
 
 def max_min_program(
-    distances,  # (images, M, M): -Inf on the diagonals
-    nearest,  # (images, M)
-    ceiling,  # (images, M)
-    picks,  # int64, (K,) of one image after the other: to be filled
-    counts,  # int64, (images,): K of each image
-    size,  # M
+    distances: tl.tensor,  # (images, M, M): -Inf on the diagonals
+    nearest: tl.tensor,  # (images, M)
+    ceiling: tl.tensor,  # (images, M)
+    picks: tl.tensor,  # int64, (K,) of one image after the other: to be filled
+    counts: tl.tensor,  # int64, (images,): K of each image
+    size: tl.tensor,  # M
     ASCENDING: tl.constexpr,
     IMAGES: tl.constexpr,  # a power of two, at least the number of images
     TOKENS: tl.constexpr,  # a power of two, at least M
-):
+) -> None:
     """One image: each step loads one row of distances and keeps a running minimum."""
     image = tl.program_id(0)
     num_tokens = tl.load(counts + image)
@@ -83,15 +83,23 @@ def max_min_program(
 
 
 @functools.cache
-def compiled_programs():
+def compiled_programs() -> tuple[Any, Any] | None:
     """Both programs, ready to launch; None where Triton is not installed."""
     global tl
     try:
-        import triton
-        import triton.language as tl
+        import triton  # type: ignore[import-untyped]  # it has no types
+        import triton.language as tl  # type: ignore[import-untyped]
     except ImportError:
         return None
     return triton.jit(distances_program), triton.jit(max_min_program)
+
+
+def programs() -> tuple[Any, Any]:
+    """Both programs, where `runs_on` has said yes."""
+    found = compiled_programs()
+    if found is None:
+        raise RuntimeError("Triton is not installed: ask runs_on first.")
+    return found
 
 
 def runs_on(distances: torch.Tensor) -> bool:
@@ -121,7 +129,9 @@ def can_launch_on(device: torch.device) -> bool:
     return True
 
 
-def to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, noise: float) -> torch.Tensor:
+def to_distances_with_triton_(
+    products: torch.Tensor, inverse_norm: torch.Tensor, is_zero: torch.Tensor, ceiling: torch.Tensor, noise: float
+) -> torch.Tensor:
     """Turn products of rows, of shape `(images, M, M)`, into cosine distances in place; see `fast_distances.py`.
 
     Returns:
@@ -130,7 +140,7 @@ def to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, noise: f
     num_images, size = ceiling.shape
     nearest, block = torch.empty_like(ceiling), power_of_two(size)
     with torch.cuda.device_of(products):  # Triton launches on the current device, whatever it is given
-        compiled_programs()[0][(num_images, size)](
+        programs()[0][(num_images, size)](
             products,
             inverse_norm,
             is_zero,
@@ -145,36 +155,38 @@ def to_distances_with_triton_(products, inverse_norm, is_zero, ceiling, noise: f
     return nearest
 
 
-def pick_with_triton(distances, nearest, ceiling, num_tokens: list[int], ascending: bool) -> list[torch.Tensor]:
+def pick_with_triton(
+    distances: torch.Tensor, nearest: torch.Tensor, ceiling: torch.Tensor, counts: list[int], ascending: bool
+) -> list[torch.Tensor]:
     """Return what `pick_greedily` of `max_min_fast.py` picks, given the same.
 
     Args:
         distances (`torch.Tensor` of shape `(images, M, M)`, M at most `LARGEST_PROGRAM`), nearest, ceiling (of shape
             `(images, M)`): see `cosine_distances`.
-        num_tokens (list of `int`): how many tokens to pick of each image, at least 1 and at most it has.
+        counts (list of `int`): how many tokens to pick of each image (K), at least 1 and at most it has.
         ascending (`bool`): whether the picks are returned ascending or in the order of picking.
 
     Returns:
         A list of one `torch.LongTensor` of shape `(K,)` per image.
     """
-    picks = torch.empty(sum(num_tokens), dtype=torch.long, device=distances.device)
-    counts = on_device(num_tokens, distances.device)
+    picks = torch.empty(sum(counts), dtype=torch.long, device=distances.device)
+    counts_there = on_device(counts, distances.device)
     num_images, size = ceiling.shape
     block = power_of_two(size)
     with torch.cuda.device_of(distances):
-        compiled_programs()[1][(num_images,)](
+        programs()[1][(num_images,)](
             distances,
             nearest,
             ceiling,
             picks,
-            counts,
+            counts_there,
             size,
             ASCENDING=ascending,
             IMAGES=power_of_two(num_images),
             TOKENS=block,
             num_warps=min(max(block // 256, 1), 16),
         )
-    return list(picks.split(num_tokens))
+    return list(picks.split(counts))
 
 
 def power_of_two(number: int) -> int:

@@ -30,7 +30,7 @@ from .token_selection import feature_list  # noqa: F401
 from .transformers_surface import check_methods  # noqa: F401
 
 
-class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
+class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):  # type: ignore[misc]  # arguments come by name
     """LLaVA-1.5 without its language modelling head.
 
     Modifications: those of `DivPruneModelMixin`.
@@ -39,7 +39,7 @@ class DivPruneLlavaModel(DivPruneModelMixin, LlavaModel):
     config_class = DivPruneLlavaConfig
 
 
-class DivPruneLlavaForConditionalGeneration(DivPruneHeadMixin, LlavaForConditionalGeneration):
+class DivPruneLlavaForConditionalGeneration(DivPruneHeadMixin, LlavaForConditionalGeneration):  # type: ignore[misc]  # arguments come by name
     """LLaVA-1.5 with its language modelling head.
 
     Modifications: those of `DivPruneHeadMixin`.

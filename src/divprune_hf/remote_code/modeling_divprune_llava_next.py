@@ -30,7 +30,7 @@ from .token_selection import feature_list  # noqa: F401
 from .transformers_surface import check_methods  # noqa: F401
 
 
-class DivPruneLlavaNextModel(AnyResolutionMixin, DivPruneModelMixin, LlavaNextModel):
+class DivPruneLlavaNextModel(AnyResolutionMixin, DivPruneModelMixin, LlavaNextModel):  # type: ignore[misc]  # arguments come by name
     """LLaVA-1.6 (LLaVA-NeXT) without its language modelling head.
 
     Modifications: those of `DivPruneModelMixin` and `AnyResolutionMixin`.
@@ -39,7 +39,7 @@ class DivPruneLlavaNextModel(AnyResolutionMixin, DivPruneModelMixin, LlavaNextMo
     config_class = DivPruneLlavaNextConfig
 
 
-class DivPruneLlavaNextForConditionalGeneration(DivPruneHeadMixin, LlavaNextForConditionalGeneration):
+class DivPruneLlavaNextForConditionalGeneration(DivPruneHeadMixin, LlavaNextForConditionalGeneration):  # type: ignore[misc]  # arguments come by name
     """LLaVA-1.6 (LLaVA-NeXT) with its language modelling head.
 
     Modifications: those of `DivPruneHeadMixin`.

@@ -30,7 +30,7 @@ from .token_selection import feature_list  # noqa: F401
 from .transformers_surface import check_methods  # noqa: F401
 
 
-class DivPruneLlavaNextVideoModel(AnyResolutionMixin, DivPruneVideoModelMixin, LlavaNextVideoModel):
+class DivPruneLlavaNextVideoModel(AnyResolutionMixin, DivPruneVideoModelMixin, LlavaNextVideoModel):  # type: ignore[misc]  # arguments come by name
     """LLaVA-NeXT-Video without its language modelling head.
 
     Modifications: those of `DivPruneVideoModelMixin`, `DivPruneModelMixin` and `AnyResolutionMixin`.
@@ -39,7 +39,7 @@ class DivPruneLlavaNextVideoModel(AnyResolutionMixin, DivPruneVideoModelMixin, L
     config_class = DivPruneLlavaNextVideoConfig
 
 
-class DivPruneLlavaNextVideoForConditionalGeneration(DivPruneVideoHeadMixin, LlavaNextVideoForConditionalGeneration):
+class DivPruneLlavaNextVideoForConditionalGeneration(DivPruneVideoHeadMixin, LlavaNextVideoForConditionalGeneration):  # type: ignore[misc]  # arguments come by name
     """LLaVA-NeXT-Video with its language modelling head.
 
     Modifications: those of `DivPruneVideoHeadMixin` and `DivPruneHeadMixin`.

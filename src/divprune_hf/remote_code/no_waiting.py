@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .prompt_counts import IMAGE, VIDEO, prompt_of
+from .transformers_surface import Stock
 
 
-class PlaceholdersWithoutWaiting:
+class PlaceholdersWithoutWaiting(Stock):
     """An inner model whose placeholder mask reads nothing back that is known already."""
 
     def get_placeholder_mask(self, **inputs: Any) -> Any:

@@ -30,13 +30,13 @@ class DivPruneImagesKwargs(ImagesKwargs, total=False):
     """The budgets of one call. Typed `Any`: transformers' own type check would refuse an int ratio with its own error,
     the checks of `SETTINGS` judge both."""
 
-    __annotations__ = dict.fromkeys(IMAGE_BUDGET, Any)
+    __annotations__ = dict.fromkeys(IMAGE_BUDGET, Any)  # type: ignore[misc]  # from the table of settings
 
 
 class DivPruneProcessorKwargs(ProcessingKwargs, total=False):
     """All that a call takes besides text, images and videos."""
 
-    images_kwargs: DivPruneImagesKwargs
+    images_kwargs: DivPruneImagesKwargs  # type: ignore[misc]  # as in transformers' own processors
     _defaults = {"text_kwargs": {"padding": False}, "images_kwargs": {}}  # type: ignore[misc]  # as transformers has it
 
 
@@ -133,7 +133,8 @@ class DivPruneProcessorMixin(CallCompat):
         if videos is not None and not self.takes_videos:
             raise ValueError(f"Got videos for {type(self).__name__}, which takes images only.")
         texts = [text] if isinstance(text, str) else list(text or [])
-        given = [("image", self.image_token, [] if images is None else make_flat_list_of_images(images))]
+        pictures: Any = [] if images is None else make_flat_list_of_images(images)
+        given: list[tuple[str, str, Any]] = [("image", self.image_token, pictures)]
         if self.takes_videos:
             given.append(("video", self.video_token, [] if videos is None else make_batched_videos(videos)))
         for name, token, inputs in given if texts else ():
@@ -158,7 +159,7 @@ class DivPruneProcessorMixin(CallCompat):
         super().validate_inputs(images=images, text=text, videos=videos, **kwargs)
 
 
-class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):
+class DivPruneLlavaProcessor(DivPruneProcessorMixin, LlavaProcessor):  # type: ignore[misc]  # arguments come by name
     """Processor of LLaVA-1.5 with pruned visual tokens.
 
     Modifications:
@@ -202,7 +203,7 @@ class DivPruneLlavaNextProcessorMixin(DivPruneProcessorMixin):
         ]
 
 
-class DivPruneLlavaNextProcessor(DivPruneLlavaNextProcessorMixin, LlavaNextProcessor):
+class DivPruneLlavaNextProcessor(DivPruneLlavaNextProcessorMixin, LlavaNextProcessor):  # type: ignore[misc]  # arguments come by name
     """Processor of LLaVA-1.6 (LLaVA-NeXT) with pruned visual tokens.
 
     Modifications: those of `DivPruneLlavaProcessor`. An image's visual tokens, of which its share is kept, are those of

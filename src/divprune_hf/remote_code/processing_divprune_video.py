@@ -33,17 +33,17 @@ POOLING_STRIDE = 2  # the model pools 2 x 2 patches of a frame into one visual t
 class DivPruneVideosKwargs(VideosKwargs, total=False):
     """The budgets of one call, typed as `DivPruneImagesKwargs` is."""
 
-    __annotations__ = dict.fromkeys(VIDEO_BUDGET, Any)
+    __annotations__ = dict.fromkeys(VIDEO_BUDGET, Any)  # type: ignore[misc]  # from the table of settings
 
 
 class DivPruneVideoProcessorKwargs(DivPruneProcessorKwargs, total=False):
     """All that a call takes besides text, images and videos."""
 
-    videos_kwargs: DivPruneVideosKwargs
-    _defaults = DivPruneProcessorKwargs._defaults  # not inherited
+    videos_kwargs: DivPruneVideosKwargs  # type: ignore[misc]  # as in transformers' own processors
+    _defaults = DivPruneProcessorKwargs._defaults  # type: ignore[misc]  # not inherited
 
 
-class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNextVideoProcessor):
+class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNextVideoProcessor):  # type: ignore[misc]  # arguments come by name
     """Processor of LLaVA-NeXT-Video with pruned visual tokens.
 
     Modifications: for images those of `DivPruneLlavaNextProcessor`; for videos
@@ -52,7 +52,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
     - `_get_num_multimodal_tokens` counts videos too.
     """
 
-    valid_processor_kwargs = DivPruneVideoProcessorKwargs
+    valid_processor_kwargs = DivPruneVideoProcessorKwargs  # type: ignore[assignment]  # more names
     takes_videos = True
 
     @classmethod
@@ -163,7 +163,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
 def check_torchvision() -> None:
     """Say what to install where transformers could not make a video processor."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision  # type: ignore[import-untyped]  # noqa: F401  # it has no types
     except (ImportError, RuntimeError, OSError) as error:
         # RuntimeError ("operator torchvision::nms does not exist"): a wheel that was built for another torch.
         raise ImportError(

@@ -77,7 +77,7 @@ def to_counts(counts: Any, modality: Modality) -> list[int] | None:
     if counts is None:
         return None
     values = counts.flatten().tolist() if hasattr(counts, "tolist") else list(counts)
-    if not all(isinstance(value, Integral) and not isinstance(value, bool) and value >= 1 for value in values):
+    if not all(isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1 for value in values):
         raise ValueError(
             f"Got {modality.counts}={values}, expected whole numbers of at least 1, one per {modality.name}: how many "
             "visual tokens of each are kept. Pass what the processor returned."

@@ -52,7 +52,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
     needed = INNER_METHODS
 
     def __init__(self, config: PretrainedConfig, divprune_config: Any = None) -> None:
-        super().__init__(overridden_config(config, divprune_config))  # type: ignore[call-arg]  # the stock class's
+        super().__init__(overridden_config(config, divprune_config))
 
     def forward(self, **inputs: Any) -> Any:
         """As the stock model's, on the kept features: what the prompt is gets told to `get_image_features`."""
@@ -119,10 +119,12 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         """Return the arguments of the stock method; a family that can say more than "wrong shape" overrides this."""
         return inputs
 
-    def _encode_and_select(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict[str, Any]):
-        """All features, as the stock method returns them and as a list, and for each the indices to keep.
+    def _encode_and_select(
+        self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict[str, Any]
+    ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor | None]]:
+        """Return what the stock method returns, the features of each input as a list, and for each the picks.
 
-        Indices are None where everything is kept and there is nothing to select.
+        Picks are None where everything is kept and there is nothing to select.
         """
         counts, prompt = to_counts(inputs.pop(modality.counts, None), modality), prompt_of(self)
         rows = None

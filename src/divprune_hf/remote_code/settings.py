@@ -61,7 +61,7 @@ def check_selector(name: str, value: Any) -> None:
 
 def check_seed(name: str, value: Any) -> None:
     """Raise a `ValueError` unless `value` is an integer of 32 bits."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value <= LARGEST_SEED:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) <= LARGEST_SEED:
         raise ValueError(
             f"Got {name}={value!r}, expected an integer from 0 to {LARGEST_SEED}: what the random selector draws by."
         )

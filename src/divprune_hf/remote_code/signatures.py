@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .checkpoint_keys import read_base_checkpoints
-from .transformers_surface import check_methods
+from .transformers_surface import Stock, check_methods
 
 
-class MadeFromStock:
+class MadeFromStock(Stock):
     """A mixin in front of a class of transformers, which it checks for what it needs when it meets it.
 
     Its methods in `extended` take the stock method's arguments, and receive all of them by name.

@@ -21,6 +21,9 @@ TESTED_TRANSFORMERS = ("4.57.6", "5.10.4", "5.20.2", "5.24.0")
 # transformers 5.10 brought one place where placeholders are counted; 4.57 counts them in each processor's `__call__`.
 HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
 
+# The base of a mixin: type checkers take it for the stock class that stands behind the mixin.
+Stock: Any = object
+
 # What is imported, by module.
 IMPORTED = {
     "transformers": (
@@ -61,7 +64,10 @@ VIDEO_METHODS = {
     "get_video_features": (),  # what it calls its pixels has changed
     "get_placeholder_mask": (*INNER_METHODS["get_placeholder_mask"], "video_features"),
 }
-HEAD_METHODS = {"forward": ("input_ids", "pixel_values"), "generate": ("inputs", "generation_config")}
+HEAD_METHODS: dict[str, tuple[str, ...]] = {
+    "forward": ("input_ids", "pixel_values"),
+    "generate": ("inputs", "generation_config"),
+}
 PROCESSOR_METHODS = {
     "_check_special_mm_tokens": ("text", "text_inputs", "modalities"),
     "_merge_kwargs": ("ModelProcessorKwargs", "tokenizer_init_kwargs"),
