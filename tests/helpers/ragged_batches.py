@@ -1,6 +1,6 @@
 """Random batches of images of different sizes, and the Triton programs against torch on the same features.
 
-    TRITON_INTERPRET=1 python tests/helpers/ragged_batches.py [NUM_BATCHES]
+    TRITON_INTERPRET=1 python -m tests.helpers.ragged_batches [NUM_BATCHES]
 
 runs them in Triton's interpreter on a CPU. It must be set before Triton is imported, hence a process of its own.
 """

@@ -23,9 +23,9 @@ from tests.naive_max_min import is_greedy
 
 @needs_triton
 def test_the_interpreted_programs_compute_and_pick_what_torch_does():
-    script = Path(__file__).parent / "ragged_batches.py"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    result = subprocess.run([sys.executable, str(script), "50"], capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "tests.helpers.ragged_batches", "50"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
     assert result.stdout == "51 batches\n", result.stderr[-2000:]
 
 
