@@ -32,13 +32,13 @@ def random_picks(images: Images) -> list[torch.Tensor]:
     return picks
 
 
-def uniform_indices(num_available: int, num_tokens: int, device: torch.device | None = None) -> torch.Tensor:
+def uniform_indices(num_available: int, num_kept: int, device: torch.device | None = None) -> torch.Tensor:
     """The indices `floor((i + 0.5) M / K)`: the middles of K equal stretches of M tokens."""
-    steps = torch.arange(num_tokens, device=device)
-    return torch.div((2 * steps + 1) * num_available, 2 * num_tokens, rounding_mode="floor")
+    steps = torch.arange(num_kept, device=device)
+    return torch.div((2 * steps + 1) * num_available, 2 * num_kept, rounding_mode="floor")
 
 
-def random_indices(pixels: torch.Tensor, num_available: int, num_tokens: int, seed: int = 0) -> torch.Tensor:
+def random_indices(pixels: torch.Tensor, num_available: int, num_kept: int, seed: int = 0) -> torch.Tensor:
     """K of M indices in the order of a shuffle that `seed` and the values of `pixels` decide.
 
     Everything stays on the device of `pixels`, in whole numbers: no generator, no rounding, nothing read on the host.
@@ -46,7 +46,7 @@ def random_indices(pixels: torch.Tensor, num_available: int, num_tokens: int, se
     tokens = torch.arange(num_available, device=pixels.device)
     start = scramble((checksum(pixels) + scramble(int(seed) + 1)) & MASK)
     # One key per token, and no two alike: `scramble` never maps two numbers to one.
-    return scramble((tokens + start) & MASK).argsort()[:num_tokens]
+    return scramble((tokens + start) & MASK).argsort()[:num_kept]
 
 
 def checksum(pixels: torch.Tensor) -> torch.Tensor:

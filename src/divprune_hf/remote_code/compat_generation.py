@@ -15,10 +15,10 @@ from .prompt_counts import MODALITIES, Modality, inputs_of_each_row, to_counts
 from .transformers_surface import Stock
 
 
-# The newest part of what 5.23 does right.
+# 5.23 is told by its newest part.
 ENCODES_FIRST = hasattr(utils, "_slice_mm_encoder_output")
-# 4.57 hands pixels to the model where the prompt begins, 5 in the first step of each call. So in a chat that goes on
-# with its cache, 4.57 drops those of a new picture, and its placeholders are read as text.
+# 4.57 hands pixels to the model at the beginning of a prompt, 5 in the first step of each call. In a chat that goes on
+# with its cache, 4.57 drops the pixels of a new picture, and reads its placeholders as text.
 PREPARES_INPUTS = inspect.signature(utils.GenerationMixin.prepare_inputs_for_generation).parameters
 SEES_NEW_PICTURES = "is_first_iteration" in PREPARES_INPUTS
 

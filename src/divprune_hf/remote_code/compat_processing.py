@@ -40,7 +40,7 @@ class CallBefore5(Stock):
         texts = [text] if isinstance(text, str) else list(text or [])
         if getattr(videos, "ndim", None) == 5:  # stock 4.57 takes a batch of videos for one
             videos = list(videos)
-        # Taken out before the merge, which forgets a setting given by itself when e.g. `images_kwargs` is given.
+        # Taken out before the merge, which forgets an argument given by itself beside a dict such as `images_kwargs`.
         flat = {name: kwargs.pop(name) for name in PER_CALL if name in kwargs}
         kwargs = self._merge_kwargs(
             self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
@@ -59,7 +59,7 @@ class CallBefore5(Stock):
         if images is not None:
             pictures: Any = make_flat_list_of_images(images)
             if all(isinstance(picture, Image) for picture in pictures):
-                # Otherwise guessed from the shape, wrongly for pictures 1 or 3 pixels high.
+                # Otherwise transformers guesses it from the shape, wrongly for pictures 1 or 3 pixels high.
                 images_kwargs.setdefault("input_data_format", ChannelDimension.LAST)
                 if getattr(self.image_processor, "do_convert_rgb", None) is None:
                     images_kwargs.setdefault("do_convert_rgb", True)

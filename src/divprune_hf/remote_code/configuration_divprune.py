@@ -161,7 +161,7 @@ class DivPruneConfigMixin(Stock):
 
     def _hold(self, divprune_config: Any, family: str) -> None:
         self.divprune_config = DivPruneConfig.merged(divprune_config, takes_videos=self.takes_videos)
-        # What the code that runs, and is saved along, was tested with; not what a file says of other code.
+        # The releases that this code was tested with; a file may speak of another copy of the code.
         self.divprune_tested_transformers = list(TESTED_TRANSFORMERS)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = auto_map(family)

@@ -19,26 +19,26 @@ ROWS_PER_BLOCK = 1024
 ENTRIES_PER_BLOCK = {"cpu": 2**19, "cuda": 2**26}
 
 
-def pick_by_blocks(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """Greedy max-min cosine diversity, see `max_min_fast.py`.
+def pick_by_blocks(features: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """Pick the most diverse rows by greedy max-min cosine distance, without a matrix of all distances.
 
     Args:
         features (`torch.Tensor` of shape `(M, D)`).
-        num_tokens (`int`): how many rows to pick, at most M.
+        num_kept (`int`): how many rows to pick, at most M.
 
     Returns:
-        `torch.LongTensor` of shape `(num_tokens,)`, in the order of picking. Where distances are exact the picks are
+        `torch.LongTensor` of shape `(num_kept,)`, in the order of picking. Where distances are exact the picks are
         those from the full matrix; elsewhere the first one to differ is as far as the other to within rounding (1e-6).
     """
     scale = row_scale(features, distance_dtype(features))
-    # All memory is taken before the loop: what it took and gave back would leave holes that the next step cannot use.
+    # All memory is taken before the loop: taking and freeing some in each step would fragment it.
     num_rows = max(1, ENTRIES_PER_BLOCK.get(features.device.type, 2**19) // features.shape[1])
     buffer = scale.new_empty(min(num_rows, len(features)), features.shape[1])
-    row, picks = torch.empty_like(scale), torch.empty(num_tokens, dtype=torch.long, device=features.device)
+    row, picks = torch.empty_like(scale), torch.empty(num_kept, dtype=torch.long, device=features.device)
     inverse_norm, is_zero, smallest = row_statistics(row_products_(row, buffer, features, scale))
     nearest = torch.minimum(nearest_distances(features, scale), smallest)
     torch.argmax(nearest, dim=0, keepdim=True, out=picks[:1])
-    for step in range(1, num_tokens):
+    for step in range(1, num_kept):
         last = picks[step - 1 : step]
         row_products_(row, buffer, features, scale, last)
         to_distances_(row.unsqueeze(0), inverse_norm[last], inverse_norm, is_zero[last], is_zero)
@@ -48,7 +48,7 @@ def pick_by_blocks(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
 
 
 def nearest_distances(features: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Each row's distance to its nearest other row, of shape `(M,)`, from the upper triangle of all distances."""
+    """Return each row's distance to its nearest other row, `(M,)`, from half of all distances, block by block."""
     num_blocks = math.ceil(len(features) / ROWS_PER_BLOCK)
     start = [len(features) * block // num_blocks for block in range(num_blocks + 1)]  # no small one at the end
     blocks = [slice(start[block], start[block + 1]) for block in range(num_blocks)]
@@ -78,7 +78,7 @@ def row_products_(
     scale: torch.Tensor,
     pick: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The product of each row with row `pick`, or with itself, in `out` of shape `(M,)`.
+    """Write the product of each row with row `pick`, or with itself, into `out`, of shape `(M,)`.
 
     `buffer`, of shape `(rows, D)`, says how many rows are multiplied at once. All sums go in one order, so that equal
     rows have equal products: a matrix-vector product does not promise that, and rounds more.

@@ -59,7 +59,7 @@ def max_min_program(
 ) -> None:
     """One image: each step loads one row of distances and keeps a running minimum."""
     image = tl.program_id(0)
-    num_tokens = tl.load(counts + image)
+    num_kept = tl.load(counts + image)
     others = tl.arange(0, IMAGES)
     picks += tl.sum(tl.load(counts + others, mask=others < image, other=0), axis=0)
     distances += image.to(tl.int64) * size * size
@@ -69,7 +69,7 @@ def max_min_program(
     smallest = tl.load(ceiling + image * size + token, mask=inside, other=-float("inf"))
     # Of equal values, argmax takes the first.
     pick = tl.argmax(tl.load(nearest + image * size + token, mask=inside, other=-float("inf")), axis=0)
-    for step in range(1, num_tokens):
+    for step in range(1, num_kept):
         if not ASCENDING:
             tl.store(picks + step - 1, pick)
         row = tl.load(distances + pick * size + token, mask=inside, other=0.0)
@@ -79,7 +79,7 @@ def max_min_program(
         taken = inside & ((smallest == -float("inf")) | (token == pick))
         tl.store(picks + tl.cumsum(taken.to(tl.int32), axis=0) - 1, token, mask=taken)
     else:
-        tl.store(picks + num_tokens - 1, pick)
+        tl.store(picks + num_kept - 1, pick)
 
 
 @functools.cache

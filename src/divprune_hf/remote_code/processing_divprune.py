@@ -102,7 +102,7 @@ class DivPruneProcessorMixin(CallCompat):
             budget: `retention_ratio` or `num_tokens` of this call; without one, the stored budget holds.
         """
         of_call = DivPruneConfig.merged(self.divprune_config, budget, takes_videos=self.takes_videos).budget
-        return [keep_count(num_available_of_image, **of_call) for num_available_of_image in num_available]
+        return [keep_count(available, **of_call) for available in num_available]
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> Any:
         """As the parent's, with the kept counts: serving engines size their buffers by them."""

@@ -99,7 +99,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
     def video_tokens_kept(self, num_available: list[int], **budget: Any) -> list[int]:
         """Return how many visual tokens of each video are kept (K), as `image_tokens_kept` for images."""
         of_call = DivPruneConfig.merged(self.divprune_config, budget, takes_videos=True).video_budget
-        return [keep_count(num_available_of_video, **of_call) for num_available_of_video in num_available]
+        return [keep_count(available, **of_call) for available in num_available]
 
     def count_video_tokens(self, video_inputs: Any) -> list[int]:
         """Count the visual tokens (M) that the model has for each video before pruning.
@@ -146,7 +146,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
         if video_sizes is not None:
             available = []
             for num_frames, height, width in video_sizes:
-                # What the video processor makes of one frame tells its size.
+                # One frame is enough to learn the size that the video processor gives all of them.
                 frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
                 video_inputs = self.video_processor([frame], do_sample_frames=False, return_tensors="pt")
                 available.append(num_frames * self.count_video_tokens(video_inputs)[0])

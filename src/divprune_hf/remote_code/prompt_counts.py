@@ -46,10 +46,13 @@ MODALITIES = (IMAGE, VIDEO)
 
 @dataclass
 class Prompt:
-    """Facts that a running `forward` or `generate` tells the methods that make features.
+    """Facts about the prompt, which a running `forward` or `generate` tells the methods that make features.
 
-    `counts` are what the processor said, by modality, or None; `placeholders` how many each row of the prompt has.
-    `fitting` holds the modalities whose features were found to fit, row by row, until they are put in place.
+    Attributes:
+        model: the inner model that answers.
+        placeholders: of each modality, the number of placeholders in each row of the prompt.
+        counts: of each modality, the number of kept tokens of each input, or None where the processor did not say.
+        fitting: the modalities whose features fit the placeholders row by row, until they are put in place.
     """
 
     model: Any

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The seam with transformers: the stock `forward` asks `self.get_image_features`, and gets the kept features alone.
 
-That the inner model's forward calls this method, and puts what it returns where the placeholders are, in order, is
-what no release of transformers has changed. Counts come from the processor as `num_image_tokens_kept` and
+One fact is relied on, which no release of transformers has changed: the inner model's forward calls this method, and
+puts what it returns where the placeholders are, in order. Counts come from the processor as `num_image_tokens_kept` and
 `num_video_tokens_kept`; without them the model's own config decides. Everything behind is the stock model.
 """
 
@@ -55,7 +55,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         super().__init__(overridden_config(config, divprune_config))
 
     def forward(self, **inputs: Any) -> Any:
-        """As the stock model's, on the kept features: what the prompt is gets told to `get_image_features`."""
+        """As the stock model's, on the kept features; `get_image_features` is told about the prompt by a ContextVar."""
         given = [inputs.pop(modality.counts, None) for modality in MODALITIES]
         present = [modality for modality in MODALITIES if inputs.get(modality.pixels) is not None]
         prompt_ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
@@ -65,8 +65,8 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         rows = {modality: self._placeholders(modality, prompt_ids, embeds).sum(-1).tolist() for modality in present}
         counts = {modality: to_counts(values, modality) for modality, values in zip(MODALITIES, given)}
         for modality in present:
-            if (kept := counts[modality]) is not None:
-                inputs_of_each_row(rows[modality], kept, modality)
+            if (counts_of_inputs := counts[modality]) is not None:
+                inputs_of_each_row(rows[modality], counts_of_inputs, modality)
         told = PROMPT.set(Prompt(self, rows, counts))
         try:
             return super().forward(**inputs)
@@ -98,12 +98,12 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         prompt = prompt_of(self)
         fitting = prompt.fitting if prompt is not None else set()
         for modality in MODALITIES:
-            kept = inputs.get(modality.features)
-            if kept is not None and modality not in fitting:
+            features = inputs.get(modality.features)
+            if features is not None and modality not in fitting:
                 mask = self._placeholders(modality, inputs["input_ids"], inputs["inputs_embeds"])
-                check_fit(int(mask.sum()), kept.numel() // inputs["inputs_embeds"].shape[-1], modality)
+                check_fit(int(mask.sum()), features.numel() // inputs["inputs_embeds"].shape[-1], modality)
         masks = super().get_placeholder_mask(**inputs)
-        # Once: a prompt may grow and be looked at again.
+        # Known for one look only: a prompt may grow, and be looked at again.
         fitting -= {modality for modality in fitting if inputs.get(modality.features) is not None}
         return masks
 
@@ -138,11 +138,11 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         pixels = [inputs.pop(name) for name in (modality.pixels, IMAGE.pixels) if name in inputs]
         outputs = get_all_features(*pixels, **inputs)
         all_features = feature_list(outputs)
-        kept = kept_counts(self.config, modality, [len(features) for features in all_features], counts)
+        counts = kept_counts(self.config, modality, [len(features) for features in all_features], counts)
         if prompt is not None and rows is not None:
-            inputs_of_each_row(rows, kept, modality)
+            inputs_of_each_row(rows, counts, modality)
             prompt.fitting.add(modality)
-        return outputs, all_features, self._select(all_features, kept, pixels[0], inputs.get("image_sizes"))
+        return outputs, all_features, self._select(all_features, counts, pixels[0], inputs.get("image_sizes"))
 
     def _select(self, *arguments: Any) -> list[torch.Tensor | None]:
         """See `select_tokens`. The one place where tokens are picked: the benchmarks' oracle puts its own here."""
@@ -150,14 +150,14 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
 
     def _get_kept_features(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict) -> Any:
         return_dict = inputs.pop("return_dict", None)
-        outputs, all_features, indices = self._encode_and_select(modality, get_all_features, inputs)
-        kept = [
+        outputs, all_features, all_picks = self._encode_and_select(modality, get_all_features, inputs)
+        kept_features = [
             features if picks is None else features.index_select(0, picks)
-            for features, picks in zip(all_features, indices)
+            for features, picks in zip(all_features, all_picks)
         ]
         if isinstance(outputs, (list, tuple)):
-            return kept
-        outputs.pooler_output = kept
+            return kept_features
+        outputs.pooler_output = kept_features
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return outputs if return_dict else outputs.to_tuple()
 
@@ -166,10 +166,10 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict
     ) -> list[torch.Tensor]:
         inputs.pop("return_dict", None)
-        _, all_features, indices = self._encode_and_select(modality, get_all_features, inputs)
+        _, all_features, all_picks = self._encode_and_select(modality, get_all_features, inputs)
         return [
             torch.arange(len(features), device=features.device) if picks is None else picks
-            for features, picks in zip(all_features, indices)
+            for features, picks in zip(all_features, all_picks)
         ]
 
 

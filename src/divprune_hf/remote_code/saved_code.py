@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code of a saved model: all files of this folder go along, not only those that one family's classes import."""
+"""The code of a saved model: all files of this folder, not only those that one family's classes import."""
 
 import shutil
 from os import PathLike
@@ -10,8 +10,8 @@ from typing import Any
 def save_code(saved: Any, folder: str | PathLike) -> None:
     """Copy every Python file of this folder beside what `save_pretrained` has written.
 
-    transformers copies those that it finds by following imports. A folder with all of them can be compared file by file
-    with the package, whatever the family.
+    transformers copies only the files that it finds by following imports. A folder with all files can be compared with
+    the package file by file, whatever the family.
 
     Args:
         saved: the config or processor; its code is saved where transformers saves code for it.

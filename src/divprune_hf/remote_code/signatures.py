@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes made from a stock class, whose overrides take what its methods take, whatever that is in this release.
+"""Classes made from a stock class, whose overrides take the arguments of its methods in any release.
 
 `generate`, its check of unused arguments and `Trainer` read signatures, and stock code calls by position or by name.
 """
@@ -23,7 +23,7 @@ class MadeFromStock(Stock):
     extended: dict[str, tuple[str, ...]] = {}
     # New methods with the signature of a stock one, and that one's name.
     taking_what: dict[str, str] = {}
-    # What the stock class must have: methods, and the parameters that they must name.
+    # Methods that the stock class must have, and the parameters that they must name.
     needed: dict[str, tuple[str, ...]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from .selectors import Images, selector_named
 
 
 def feature_list(outputs: Any) -> list[torch.Tensor]:
-    """The features of each image or video, (M, width): transformers 4.57 returns them bare, 5 in an output.
+    """Return the features of each image or video, (M, width): transformers 4.57 returns them bare, 5 in an output.
 
     A video comes as (frames, M / frames, width) where it was not flattened yet.
     """
@@ -22,14 +22,14 @@ def feature_list(outputs: Any) -> list[torch.Tensor]:
 
 
 def kept_counts(
-    config: PretrainedConfig, modality: Modality, available: list[int], counts: list[int] | None
+    config: PretrainedConfig, modality: Modality, num_available: list[int], counts: list[int] | None
 ) -> list[int]:
     """Return how many visual tokens (K) of each image or video are kept: as told, or else by the config's budget.
 
     Args:
         config: the model's; `divprune_config` is read where `counts` is None.
         modality: `IMAGE` or `VIDEO`.
-        available: how many visual tokens (M) each of them has.
+        num_available: how many visual tokens (M) each of them has.
         counts: what the processor said.
 
     Raises:
@@ -37,10 +37,10 @@ def kept_counts(
     """
     if counts is None:
         budget = getattr(config.divprune_config, modality.budget)
-        return [keep_count(num_available, **budget) for num_available in available]
-    if len(counts) != len(available) or any(kept > num_available for kept, num_available in zip(counts, available)):
+        return [keep_count(available, **budget) for available in num_available]
+    if len(counts) != len(num_available) or any(kept > available for kept, available in zip(counts, num_available)):
         raise ValueError(
-            f"Got {modality.counts}={counts} for {modality.name}s of {available} visual tokens, expected one count "
+            f"Got {modality.counts}={counts} for {modality.name}s of {num_available} visual tokens, expected one count "
             f"per {modality.name}, at most the visual tokens of the {modality.name}."
         )
     return counts
@@ -49,7 +49,7 @@ def kept_counts(
 def select_tokens(
     config: PretrainedConfig, all_features: list[torch.Tensor], counts: list[int], pixels: Any, image_sizes: Any
 ) -> list[torch.Tensor | None]:
-    """The indices to keep of each image or video, all at once; None where everything is kept.
+    """Return the picks of each image or video, made for all at once; None where everything is kept.
 
     Args:
         config: the model's; `selector`, `seed` and `order` of its `divprune_config` are read.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that this code uses of transformers, as data, and the check that it is there, made when this file is imported.
+"""The parts of transformers that this code uses, as data, and a check of them when this file is imported.
 
-A published model meets releases of transformers that its code has not seen. What breaks must break loudly: what is
-missing stops the import and is named, and a release newer than all tested ones is mentioned once.
+A published model meets releases of transformers that its code has not seen. A missing part stops the import with its
+name. A release newer than all tested ones is mentioned once.
 """
 
 import importlib
@@ -24,7 +24,7 @@ HAS_IMAGE_HOOK = hasattr(ProcessorMixin, "_process_images")
 # The base of a mixin: type checkers take it for the stock class that stands behind the mixin.
 Stock: Any = object
 
-# What is imported, by module.
+# Imported names, by module.
 IMPORTED = {
     "transformers": (
         "BatchFeature",
@@ -51,7 +51,7 @@ IMPORTED = {
     "transformers.video_utils": ("make_batched_videos",),
 }
 
-# What is called or overridden, by the class that must have it, with the parameters that it must name.
+# Methods that are called or overridden, by the class that must have them, with the parameters that they must name.
 INNER_METHODS = {
     "forward": ("input_ids", "inputs_embeds", "pixel_values"),
     "get_image_features": ("pixel_values",),
@@ -73,7 +73,7 @@ PROCESSOR_METHODS = {
     "_merge_kwargs": ("ModelProcessorKwargs", "tokenizer_init_kwargs"),
     "from_args_and_dict": ("args", "processor_dict"),
 }
-# From 5.10 on. They come in place of the first two above, which only 4.57 needs.
+# From 5.10 on, in place of the first two above, which only 4.57 needs.
 PROCESSOR_HOOKS = {
     "_process_images": ("images",),
     "_process_videos": ("videos",),
@@ -86,7 +86,7 @@ CONVERSION = {
     "get_checkpoint_conversion_mapping": ("model_type",),
     "register_checkpoint_conversion_mapping": ("model_type_or_class_name", "mapping", "overwrite"),
 }
-# Overridden where they are there, and not missed where they are not: each only saves time or adds comfort.
+# Overridden where a release has them: each saves time or adds comfort, and none is needed.
 OPTIONAL = ("_expand_inputs_for_generation", "_get_candidate_generator", "_maybe_prepare_encoder_kwargs_for_generation")
 
 
