@@ -13,7 +13,7 @@ import torch
 
 from divprune_hf.remote_code import max_min_triton
 from divprune_hf.remote_code.fast_distances import NOISE, cosine_distances, gram_matrices, row_statistics
-from divprune_hf.remote_code.max_min_fast import pick_greedily
+from divprune_hf.remote_code.max_min_fast import groups_of_one_size, pick_greedily
 from divprune_hf.remote_code.max_min_triton import pick_with_triton, to_distances_with_triton_
 from tests.naive_max_min import exact_features
 
@@ -22,16 +22,16 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 def ragged_batch(seed, most_images=6, most_tokens=90):
-    """Features of 1 to `most_images` images of 1 to `most_tokens` tokens, with ties, duplicates, zero and bad rows."""
+    """Features of 1 to `most_images` images of 1 to `most_tokens` tokens, some of one size, with ties, duplicates, zero and bad rows."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low, high):
         return int(torch.randint(low, high + 1, (), generator=generator))
 
     dtype, d = DTYPES[draw(0, 3)], 4 ** draw(1, 3)
-    features = []
+    features, sizes = [], [draw(1, most_tokens) for _ in range(most_images // 2)]
     for _ in range(draw(1, most_images)):
-        m = draw(1, most_tokens)
+        m = sizes[draw(0, len(sizes) - 1)]  # some images are of one size: they go together
         if draw(0, 1):
             image = exact_features(draw(0, 2**16), m, d, dtype)
         else:
@@ -46,6 +46,12 @@ def ragged_batch(seed, most_images=6, most_tokens=90):
 
 def check_parity(features, kept):
     """Assert that the programs compute and pick, bit for bit, what torch does on the same device."""
+    for group in groups_of_one_size(features, list(range(len(features)))):
+        check_parity_of_group([features[i] for i in group], [kept[i] for i in group])
+
+
+def check_parity_of_group(features, kept):
+    """The same for images of one size."""
     with mock.patch.object(max_min_triton, "can_launch_on", lambda device: False):
         expected_distances = cosine_distances(features)
     products = gram_matrices(features)

@@ -98,18 +98,19 @@ def test_batched_selection_compiles_without_graph_breaks(order):
     assert all(map(torch.equal, compiled(features, [9, 20, 7], order), expected))
 
 
-def test_images_of_very_different_sizes_go_apart():
-    """Padded to the largest they would take many times their memory."""
-    features = [torch.randn(m, 16, generator=torch.Generator().manual_seed(m)) for m in (300, *range(20, 30))]
-    sizes = []
+def test_images_of_one_size_go_together_within_memory(monkeypatch):
+    monkeypatch.setitem(max_min_fast.LARGEST_BATCH, "cpu", 3 * 20**2)
+    sizes = (300, 20, 30, 20, 20, 20, 30)
+    features = [torch.randn(m, 16, generator=torch.Generator().manual_seed(i)) for i, m in enumerate(sizes)]
+    groups = []
 
     def selected(images):
-        sizes.append(list(map(len, images)))
+        groups.append(list(map(len, images)))
         return cosine_distances(images)
 
     with mock.patch.object(max_min_fast, "cosine_distances", selected):
-        picks = select_diverse_tokens_of_images(features, [5] * 11)
-    assert sorted(size for part in sizes for size in part) == [*range(20, 30), 300] and 1 < len(sizes) < 11
+        picks = select_diverse_tokens_of_images(features, [5] * len(sizes))
+    assert groups == [[300], [20, 20, 20], [20], [30], [30]]
     assert all(torch.equal(row, select_diverse_tokens(image, 5)) for row, image in zip(picks, features))
 
 

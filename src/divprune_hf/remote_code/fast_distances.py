@@ -27,11 +27,10 @@ MULTIPLIES_HALVES_INTO_FLOAT32 = torch.version.hip is None and "dtype_out" in to
 
 
 def cosine_distances(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cosine distances between all rows of each image of a batch, padded to the largest image with bad rows.
+    """Return cosine distances between all rows of each image of a batch.
 
     Args:
-        features (list of `torch.Tensor` of shape `(rows, D)`, floating point): each image has its own number of
-            rows, M is the largest.
+        features (list of `torch.Tensor` of shape `(M, D)`, floating point): all images have one M.
 
     Returns:
         distances (`torch.Tensor` of shape `(images, M, M)`, float32 or float64): -Inf on the diagonals, so that a
@@ -39,7 +38,7 @@ def cosine_distances(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.
         nearest (`torch.Tensor` of shape `(images, M)`): each row's distance to its nearest other row, at most its
         ceiling.
         ceiling (`torch.Tensor` of shape `(images, M)`): Inf; -1, which is below every distance, for rows with NaN or
-        Inf and for padding.
+        Inf.
     """
     distances = gram_matrices(features)
     num_images, size, _ = distances.shape
@@ -60,26 +59,23 @@ def cosine_distances(features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.
 
 
 def gram_matrices(features: list[torch.Tensor]) -> torch.Tensor:
-    """The products of all scaled rows of each image, of shape `(images, M, M)`: NaN where padded."""
-    sizes = [len(image) for image in features]
-    shape, dtype, device = (len(sizes), max(sizes), max(sizes)), distance_dtype(features[0]), features[0].device
-    products = torch.empty(shape, dtype=dtype, device=device)
-    if min(sizes) < max(sizes):
-        products.fill_(math.nan)
+    """Return the products of all scaled rows of each image, of shape `(images, M, M)`."""
+    size, dtype = len(features[0]), distance_dtype(features[0])
+    products = torch.empty((len(features), size, size), dtype=dtype, device=features[0].device)
     matrices = iter(products)
     # All rows are scaled at once where the calls cost most, image by image where the memory does.
     together = products.is_cuda or sum(image.numel() for image in features) <= SCALED_TOGETHER
     for group in [features] if together else [[image] for image in features]:
         rows = joined(group) if len(group) > 1 else group[0]
         rows = rows if needs_no_scaling(rows) else scaled_rows(rows, row_scale(rows, dtype))
-        for image in rows.split([len(image) for image in group]):
+        for image in rows.split(size):
             # Each image's own product, not a batched one: on a CPU it is summed as when the image is alone.
-            gram_matrix_(next(matrices)[: len(image), : len(image)], image)
+            gram_matrix_(next(matrices), image)
     return products
 
 
 def joined(features: list[torch.Tensor]) -> torch.Tensor:
-    """The rows of all images, one after another, in their own dtype.
+    """Return the rows of all images, one after another, in their own dtype.
 
     Into a given tensor: autocast wraps the plain `torch.cat`, and raises for dtypes that it does not cast.
     """
@@ -88,7 +84,7 @@ def joined(features: list[torch.Tensor]) -> torch.Tensor:
 
 
 def row_scale(features: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A power of two for each row, of shape `(rows,)` and given dtype, that brings its largest entry to about 1.
+    """Return a power of two for each row, of shape `(rows,)` and given dtype, that brings its largest entry to about 1.
 
     Scaling by it is exact, keeps the squares from over- and underflowing, and leaves products of half precision
     features exact in float32; dividing by the norm before the product would not.
@@ -113,19 +109,19 @@ def row_statistics(squared_norms: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def scaled_rows(features: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The rows of `features` times `scale`, in the dtype in which they are multiplied with each other."""
+    """Return the rows of `features` times `scale`, in the dtype in which they are multiplied with each other."""
     if needs_no_scaling(features):
         return features
     return features * (scale.to(features.dtype) if multiplies_halves(features) else scale).unsqueeze(1)
 
 
 def needs_no_scaling(features: torch.Tensor) -> bool:
-    """Products of float16 in float32 stay far from its ends, and scaling in float16 could underflow."""
+    """Tell whether rows can be multiplied as they are: products of float16 in float32 stay far from its ends."""
     return features.dtype == torch.float16 and multiplies_halves(features)
 
 
 def gram_matrix_(out: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """`out = features @ features.T`, on a CPU at about 0.6 of its cost: the product is symmetric."""
+    """Write `features @ features.T` into `out`; a CPU does it at about 0.6 of the cost, as the product is symmetric."""
     if features.is_cuda:
         return matrix_product_(out, features, features)
     size, num_products = len(features), max(1, len(features) // ROWS_PER_PRODUCT)
@@ -137,7 +133,7 @@ def gram_matrix_(out: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 
 
 def matrix_product_(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`out = left @ right.T` with nothing rounded below the dtype of `out`.
+    """Write `left @ right.T` into `out`, with nothing rounded below the dtype of `out`.
 
     Autocast keeps its hands off products that are written into a given tensor.
     """
@@ -165,7 +161,7 @@ def to_distances_(
 
 
 def distance_dtype(features: torch.Tensor) -> torch.dtype:
-    """float32 where a float32 matrix product is one, float64 where settings let it round its inputs (TF32, bf16).
+    """Return float32, or float64 where settings let a float32 matrix product round its inputs (TF32, bf16).
 
     bfloat16 features survive that rounding unchanged, so they take the fast way.
     """

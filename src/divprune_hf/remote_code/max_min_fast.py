@@ -15,10 +15,8 @@ from .settings import check_order
 # Up to this many distances, those of an image are all computed at once: 256 MiB in float32 on a CPU, 1.6 GiB on a GPU.
 # Above, each pick computes the distances it needs.
 LARGEST_MATRIX = {"cpu": 8192**2, "cuda": 20480**2}
-# Up to this many, the images of a batch go together. A CPU gains while all of it stays in its caches: on small images.
+# Up to this many, images of one size go together. A CPU gains while all of it stays in its caches: on small images.
 LARGEST_BATCH = {"cpu": 2**20, "cuda": 20480**2}
-# Images go apart where padding them to one size would make more than this many times their distances.
-MOST_PADDING = 4
 
 
 def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = "raster") -> torch.Tensor:
@@ -56,7 +54,7 @@ def select_diverse_tokens_of_images(
     """
     check_order("order", order)
     if len(features) != len(counts):
-        raise ValueError(f"Got {len(counts)} counts for {len(features)} images, expected one per image.")
+        raise ValueError(f"Got {len(counts)} budgets for {len(features)} images, expected one per image.")
     for image in features:
         if image.ndim != 2 or 0 in image.shape or not image.is_floating_point():
             raise ValueError(
@@ -66,15 +64,30 @@ def select_diverse_tokens_of_images(
     ascending = order == "raster"
     kept = [min(max(count, 1), len(image)) for image, count in zip(features, counts)]
     pruned = [i for i, image in enumerate(features) if not ascending or kept[i] < len(image)]
-    pruned.sort(key=lambda i: len(features[i]))  # neighbours are of similar size
+    picks_of: dict[int, torch.Tensor] = {}
     with torch.inference_mode():  # without what autograd adds to each call, a tenth of a small selection
-        picks = pick_tokens([features[i] for i in pruned], [kept[i] for i in pruned], ascending)
+        for group in groups_of_one_size(features, pruned):
+            picks = pick_tokens([features[i] for i in group], [kept[i] for i in group], ascending)
+            picks_of.update(zip(group, picks))
     # Copied: autograd refuses tensors from inference mode as indices of features that are trained.
-    picks_of = dict(zip(pruned, torch.cat(picks).split([len(row) for row in picks]))) if picks else {}
+    copies = torch.cat(list(picks_of.values())).split([len(picks) for picks in picks_of.values()]) if picks_of else ()
+    picks_of = dict(zip(picks_of, copies))
     return [
         picks_of[i] if i in picks_of else torch.arange(len(image), device=image.device)
         for i, image in enumerate(features)
     ]
+
+
+def groups_of_one_size(features: Sequence[torch.Tensor], pruned: list[int]) -> list[list[int]]:
+    """Return the numbers `pruned` of images in groups that are picked from together: of one M, and within memory."""
+    by_size: dict[int, list[int]] = {}
+    for i in pruned:
+        by_size.setdefault(len(features[i]), []).append(i)
+    groups = []
+    for size, group in by_size.items():
+        most = max(1, LARGEST_BATCH.get(features[group[0]].device.type, LARGEST_BATCH["cpu"]) // size**2)
+        groups += [group[start : start + most] for start in range(0, len(group), most)]
+    return groups
 
 
 def max_min_picks(images: Images) -> list[torch.Tensor]:
@@ -86,27 +99,20 @@ def pick_tokens(features: list[torch.Tensor], counts: list[int], ascending: bool
     """Return the picks of each image, made in the way that suits the device and the number of tokens.
 
     Args:
-        features: of each image, `(M, D)`; images ascend in size.
+        features: of each image, `(M, D)`; all have one M.
         counts: how many tokens to pick of each image (K).
         ascending: whether picks are returned ascending or in the order of picking.
     """
-    if not features:
-        return []
-    device, num_distances = features[0].device.type, len(features) * len(features[-1]) ** 2
-    unpadded = sum(len(image) ** 2 for image in features)
-    most_together = min(LARGEST_BATCH.get(device, LARGEST_BATCH["cpu"]), MOST_PADDING * unpadded)
-    if len(features) > 1 and num_distances > most_together:
-        half = len(features) // 2
-        first = pick_tokens(features[:half], counts[:half], ascending)
-        return first + pick_tokens(features[half:], counts[half:], ascending)
-    if num_distances > LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"]):
-        picks = pick_by_blocks(features[0], counts[0]).unsqueeze(0)
+    device = features[0].device.type
+    if len(features[0]) ** 2 > LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"]):
+        (image,), (num_kept,) = features, counts
+        picks = pick_by_blocks(image, num_kept).unsqueeze(0)
     else:
         distances, nearest, ceiling = cosine_distances(features)
         if runs_on(distances):
             return pick_with_triton(distances, nearest, ceiling, counts, ascending)
         picks = pick_greedily(distances, nearest, ceiling, max(counts))
-    picks_of_images = [row[:count] for row, count in zip(picks, counts)]
+    picks_of_images = [row[:num_kept] for row, num_kept in zip(picks, counts)]
     return [row.sort().values for row in picks_of_images] if ascending else picks_of_images
 
 
