@@ -22,7 +22,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 def ragged_batch(seed, most_images=6, most_tokens=90):
-    """Features of 1 to `most_images` images of 1 to `most_tokens` tokens, some of one size, with ties, duplicates, zero and bad rows."""
+    """Features of 1 to `most_images` images of 1 to `most_tokens` tokens: ties, duplicates, zero and bad rows."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low, high):
