@@ -7,7 +7,7 @@ import sys
 import transformers
 
 from divprune_hf.checkpoints.hub_errors import redact
-from divprune_hf.cli import streams
+from divprune_hf.cli import benchmark_commands, evaluation_commands, streams
 from divprune_hf.cli.demo import run_demo
 from divprune_hf.cli.hub_commands import add_commands
 from divprune_hf.cli.question_checks import check_question
@@ -99,6 +99,8 @@ def build_parser():
     question.set_defaults(run=run_ask)
 
     add_commands(commands, add_budget)
+    evaluation_commands.add_commands(commands)
+    benchmark_commands.add_commands(commands)
 
     demo = commands.add_parser("demo", help="convert the small model that ships with the package, and ask it")
     demo.add_argument("--show", metavar="PNG", default="divprune-demo.png", help="where to draw the kept patches")
