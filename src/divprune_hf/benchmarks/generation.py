@@ -61,7 +61,7 @@ class GenerationRun:
 
 
 class FirstToken(StoppingCriteria):
-    """A criterion that stops nothing, and notes when it was asked first: the first new token is there then."""
+    """A criterion that stops nothing and notes the time of its first call, when the first new token is there."""
 
     def __init__(self) -> None:
         self.time: float | None = None
@@ -73,7 +73,7 @@ class FirstToken(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-class Contest:
+class Comparison:
     """The three paths on prompts with the same images.
 
     Args:
@@ -192,10 +192,10 @@ def measure_generation(run: GenerationRun) -> dict[str, Any]:
 
 def measure(run: GenerationRun, models: tuple[Any, Any], batch: int, budget: float) -> list[dict[str, Any]]:
     """Return three rows for one batch and budget: stock, ours and the oracle."""
-    contest = Contest(run, models, batch, budget)
+    comparison = Comparison(run, models, batch, budget)
     rows = []
-    for path, (first, others) in contest.medians().items():
-        peak_bytes, kv_bytes = contest.memory_of(path)
+    for path, (first, others) in comparison.medians().items():
+        peak_bytes, kv_bytes = comparison.memory_of(path)
         rows.append(
             {
                 "shape": run.shape,

@@ -1,4 +1,4 @@
-"""The device, the threads, the clock's end and the memory of a measurement."""
+"""Devices, threads and memory of a measurement."""
 
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ def device_named(name: str | None) -> torch.device:
 
 
 def dtype_on(device: torch.device) -> torch.dtype:
-    """Return what models are measured in: bfloat16 on a GPU, otherwise float32."""
+    """Return the dtype that models are measured in: bfloat16 on a GPU, otherwise float32."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 

@@ -1,4 +1,4 @@
-"""Packages that the optional extras of this package bring."""
+"""Packages of the optional extras."""
 
 from importlib.util import find_spec
 

@@ -13,7 +13,7 @@ def run_python(
 
     Args:
         arguments: what follows `python` on the command line.
-        task: the subject of the error, such as "the demo's model process".
+        task: the subject of an error, such as "the demo's model process".
         folder: the working folder of the process.
         environment: its environment variables; by default those of this process.
 
