@@ -10,6 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from divprune_hf.benchmarks.generation import Comparison, FirstToken, GenerationRun
+from divprune_hf.benchmarks.models import build_models
+from divprune_hf.benchmarks.shapes import SHAPES
 from divprune_hf.common.pocket_llava import pocket_llava
 from tests.helpers.commands import run_command
 
@@ -71,6 +74,16 @@ def test_generation_measures_stock_ours_and_the_oracle(tmp_path, decoding):
     assert [row["kv_bytes"] for row in rows] == [2 * bytes_per_token * (35 + visual + room) for visual in (256, 51, 51)]
     (ratios,) = written["ratios"].values()
     assert 0 < ratios["llm_flops_over_stock"] < ratios["prompt_tokens_over_stock"] < 1
+
+
+def test_only_the_oracle_takes_the_picks_that_it_is_handed():
+    device = torch.device("cpu")
+    run = GenerationRun("pocket", batches=[2], budgets=[0.2], repeats=1, new_tokens=2, device=device)
+    comparison = Comparison(run, build_models(SHAPES["pocket"], device, torch.float32), 2, 0.2)
+    comparison.picks = [picks[:-1] for picks in comparison.picks]  # one fewer than there are placeholders
+    with pytest.raises((ValueError, RuntimeError)):
+        comparison.generate("oracle", 1, FirstToken())
+    comparison.generate("divprune", 1, FirstToken())
 
 
 def test_loading_loads_base_and_variant(tmp_path):
