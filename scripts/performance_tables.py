@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, from the files that the benchmarks wrote to docs/performance/.
+"""The tables of docs/performance.md, from the JSON that `divprune-hf bench` wrote to docs/performance/.
 
     python scripts/performance_tables.py [--check]
 
@@ -10,6 +10,10 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
+
+from divprune_hf.common.markdown import markdown_table
+from divprune_hf.common.whole_file import write_whole
 
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -17,17 +21,13 @@ PAGE = DOCS / "performance.md"
 MB = 1e6
 
 
-def read(name):
+def read(name: str) -> dict[str, Any]:
+    """Return what a benchmark wrote, by the name of its file."""
     return json.loads((DOCS / "performance" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def markdown(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def generation(name):
-    """Stock, ours and the oracle, a line for each batch and budget."""
+def generation(name: str) -> str:
+    """Return stock, ours and the oracle, a line for each batch and budget."""
     run = read(name)
     by_path = {(row["batch"], row["budget"], row["path"]): row for row in run["rows"]}
     lines = []
@@ -50,11 +50,11 @@ def generation(name):
     header = ["batch", "kept", "prefill, ms: stock", "divprune_hf", "oracle", "over oracle", "stock over ours"]
     header += ["FLOP model, stock over ours", "tokens/s after the first: stock", "divprune_hf"]
     header += ["KV cache, MB: stock", "divprune_hf", "peak memory, MB: stock", "divprune_hf"]
-    return markdown(header, lines)
+    return markdown_table(header, lines)
 
 
-def decoding(*names):
-    """Throughput after the first token, eager and compiled, where both were measured."""
+def decoding(*names: str) -> str:
+    """Return throughput after the first token, eager and compiled, where both were measured."""
     lines = []
     for name in names:
         runs = [read(name), read(f"{name}-compiled")]
@@ -74,11 +74,11 @@ def decoding(*names):
         "divprune_hf, eager",
         "divprune_hf, compiled",
     ]
-    return markdown(header, lines)
+    return markdown_table(header, lines)
 
 
-def profile():
-    """Milliseconds and shares of the prefill, a line for each part."""
+def profile() -> str:
+    """Return milliseconds and shares of the prefill, a line for each part."""
     rows = read("profile")["rows"]
     times = {(row["part"], row["batch"]): row["milliseconds"] for row in rows}
     parts, batches = dict.fromkeys(row["part"] for row in rows), sorted({row["batch"] for row in rows})
@@ -86,12 +86,12 @@ def profile():
         [part] + [f"{times[part, b]:.2f} ({times[part, b] / times['prefill', b]:.1%})" for b in batches]
         for part in parts
     ]
-    return markdown(["part", *(f"batch {batch}, ms" for batch in batches)], lines)
+    return markdown_table(["part", *(f"batch {batch}, ms" for batch in batches)], lines)
 
 
-def selection():
-    """Ratios to the product alone."""
-    by_shape = {}
+def selection() -> str:
+    """Return the ratios to the product alone."""
+    by_shape: dict[tuple[int, int, int], dict[str, Any]] = {}
     for row in read("selection")["rows"]:
         by_shape.setdefault((row["tokens"], row["kept"], row["batch"]), {})[row["path"]] = row
     lines = []
@@ -102,10 +102,11 @@ def selection():
         ours, product = f"{best['over_gram']:.2f}", f"{rows['gram']['milliseconds']:.0f}"
         lines.append([f"{tokens}, {kept}", f"{batch}", naive, ours, product, beyond])
     header = ["visual tokens, kept", "batch", "naive loop", "divprune_hf", "the product, ms", "MB beyond the features"]
-    return markdown(header, lines)
+    return markdown_table(header, lines)
 
 
-def loading():
+def loading() -> str:
+    """Return the cost of loading a variant, beside its base."""
     run = read("loading")
     stock, ours = run["rows"]
     lines = [
@@ -116,7 +117,7 @@ def loading():
             f"{run['ratios']['peak_bytes']:.3f}",
         ],
     ]
-    return markdown(["", "base", "variant", "ratio"], lines)
+    return markdown_table(["", "base", "variant", "ratio"], lines)
 
 
 TABLES = {
@@ -129,16 +130,16 @@ TABLES = {
 }
 
 
-def rendered(page):
-    """`page` with all its tables made anew."""
+def rendered(page: str) -> str:
+    """Return `page` with all its tables made anew."""
 
-    def table(match):
-        return f"<!-- table {match[1]} -->\n{TABLES[match[1]]()}<!-- end -->"
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
 
     return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, and fail if a table is out of date")
     options = parser.parse_args()
@@ -147,7 +148,7 @@ def main():
         sys.exit(
             0 if rendered(page) == page else "docs/performance.md is out of date: run scripts/performance_tables.py"
         )
-    PAGE.write_text(rendered(page), encoding="utf-8")
+    write_whole(PAGE, rendered(page))
 
 
 if __name__ == "__main__":

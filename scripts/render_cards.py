@@ -1,4 +1,6 @@
-"""Render `model_cards/<name>/README.md` of every variant in `variants.toml`: python scripts/render_cards.py
+"""Render `model_cards/<name>/README.md` of every variant in `variants.toml`.
+
+    python scripts/render_cards.py [--check] [--out DIR]
 
 With --check nothing is written; the exit code is 1 if a card is stale. --out writes or checks cards elsewhere.
 """
@@ -7,24 +9,26 @@ import argparse
 import sys
 from pathlib import Path
 
-import divprune_hf
 from divprune_hf.cards.card import CardFacts, render_card
 from divprune_hf.cards.variants import read_table
+from divprune_hf.common.whole_file import write_whole
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.version import __version__
 
 
 ROOT = Path(__file__).parents[1]
 
 
 def table_cards() -> dict[str, str]:
-    """The text of each card, by the key of its variant. ORG stands for whoever publishes it."""
+    """Return the text of each card, by the key of its variant. ORG stands for whoever publishes it."""
     cards = {}
     for key, row in read_table()[1].items():
         facts = CardFacts(
             name=f"org/{key}-divprune",
-            divprune_config=divprune_hf.DivPruneConfig(**row.divprune_config),
+            divprune_config=DivPruneConfig(**row.divprune_config),
             base=row.base,
             on_hub="/" in row.base,
-            tag=f"v{divprune_hf.__version__}",
+            tag=f"v{__version__}",
             licence=row.licence,
             row=row,
             takes_videos=row.takes_videos,
@@ -46,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         stale.append(str(path))
         if not options.check:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, text)
     print("\n".join(stale) or "All cards are up to date.")
     return 1 if options.check and stale else 0
 

@@ -1,51 +1,70 @@
-"""The scripts of maintainers run as their docstrings say."""
+"""`divprune-hf bench`: what each benchmark measures, prints and writes, and what it refuses."""
 
 import json
+import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig
 
+from divprune_hf.benchmarks.generation import Comparison, FirstToken, GenerationRun
+from divprune_hf.benchmarks.models import build_models
+from divprune_hf.benchmarks.shapes import SHAPES
 from divprune_hf.common.pocket_llava import pocket_llava
+from tests.helpers.commands import run_command
 
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def test_benchmark_selection_measures_every_path(tmp_path):
-    command = [sys.executable, str(SCRIPTS / "benchmark_selection.py"), "--repeats", "2", "--device", "cpu"]
-    command += ["--shapes", "40/4", "60/6", "--long", "80/8", "--json", str(tmp_path / "rows.json")]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    measured = [(row["tokens"], row["kept"], row["path"]) for row in rows]
-    assert measured[:6] == [(m, m // 10, path) for m in (40, 60) for path in ("gram", "naive", "torch")]
-    assert measured[6:] == [(80, 8, "gram"), (80, 8, "torch")]
-    assert all(row["milliseconds"] > 0 and row["over_gram"] > 0 and row["batch"] == 1 for row in rows)
-    assert all("bytes_beyond_input" in row for row in rows[6:])
-    assert result.stdout.count("\n|") == 9
-
-
-def run(script, *arguments):
-    result = subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], capture_output=True, text=True)
+def bench(*arguments):
+    """Run a benchmark; return what it prints. The threads of torch are as before."""
+    threads = torch.get_num_threads()
+    result = run_command("bench", *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
+    assert torch.get_num_threads() == threads
     return result.stdout
 
 
+def test_selection_measures_every_path(tmp_path):
+    arguments = ["--repeats", "2", "--device", "cpu", "--threads", "2", "--shapes", "40/4", "60/6", "--long"]
+    printed = bench("selection", *arguments, "--json", tmp_path / "rows.json")
+    run = json.loads((tmp_path / "rows.json").read_text())
+    rows = run["rows"]
+    measured = [(row["tokens"], row["kept"], row["path"]) for row in rows]
+    assert measured == [(m, m // 10, path) for m in (40, 60) for path in ("gram", "naive", "torch")]
+    assert all(row["milliseconds"] > 0 and row["over_gram"] > 0 and row["batch"] == 1 for row in rows)
+    assert all((row["device"], row["dtype"]) == ("cpu", "float32") for row in rows)
+    assert printed.count("\n|") == 7
+    assert list(run) == ["rows", "versions", "hardware", "threads", "date"] and run["threads"] == 2
+
+
+def test_an_installed_wheel_measures_in_processes_of_their_own(installed_wheel, tmp_path):
+    command = [sys.executable, "-m", "divprune_hf.cli", "bench", "selection", "--device", "cpu", "--repeats", "1"]
+    command += ["--shapes", "20/2", "--long", "80/8", "--json", "rows.json"]
+    environment = {**os.environ, "PYTHONPATH": str(installed_wheel)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"][3:]
+    assert [(row["tokens"], row["kept"], row["path"]) for row in rows] == [(80, 8, "gram"), (80, 8, "torch")]
+    assert all(row["milliseconds"] > 0 and row["bytes_beyond_input"] >= 0 for row in rows)
+
+
 @pytest.mark.parametrize("decoding", [[], ["--compiled"]], ids=["eager", "compiled"])
-def test_benchmark_generation_measures_stock_ours_and_the_oracle(tmp_path, decoding):
+def test_generation_measures_stock_ours_and_the_oracle(tmp_path, decoding):
+    pytest.importorskip("matplotlib", reason="--png draws")
     arguments = ["--shape", "pocket", "--repeats", "1", "--batches", "2", "--budgets", "0.2", "--new-tokens", "4"]
-    arguments += ["--device", "cpu", "--json", str(tmp_path / "rows.json"), "--png", str(tmp_path / "bars.png")]
-    run("benchmark_generation.py", *arguments, *decoding)
+    arguments += ["--device", "cpu", "--json", tmp_path / "rows.json", "--png", tmp_path / "bars.png"]
+    printed = bench("generation", *arguments, *decoding)
     assert (tmp_path / "bars.png").stat().st_size > 1000
     written = json.loads((tmp_path / "rows.json").read_text())
+    assert list(written) == ["rows", "ratios", "versions", "hardware", "threads", "date"]
     rows = written["rows"]
     assert [(row["path"], row["batch"], row["budget"]) for row in rows] == [
         (path, 2, 0.2) for path in ("stock", "divprune", "oracle")
     ]
     assert all(row["prefill_ms"] > 0 and row["tokens_per_second"] > 0 and row["peak_bytes"] >= 0 for row in rows)
+    assert printed.count("\n|") == 4 and '"prefill_over_oracle": ' in printed
     config = AutoConfig.from_pretrained(pocket_llava()).text_config
     width = config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
     bytes_per_token = config.num_hidden_layers * 2 * width * 4
@@ -57,17 +76,77 @@ def test_benchmark_generation_measures_stock_ours_and_the_oracle(tmp_path, decod
     assert 0 < ratios["llm_flops_over_stock"] < ratios["prompt_tokens_over_stock"] < 1
 
 
-def test_benchmark_loading_loads_base_and_variant(tmp_path):
-    run("benchmark_loading.py", "--shape", "pocket", "--repeats", "1", "--json", str(tmp_path / "rows.json"))
+def test_only_the_oracle_takes_the_picks_that_it_is_handed():
+    device = torch.device("cpu")
+    run = GenerationRun("pocket", batches=[2], budgets=[0.2], repeats=1, new_tokens=2, device=device)
+    comparison = Comparison(run, build_models(SHAPES["pocket"], device, torch.float32), 2, 0.2)
+    comparison.picks = [picks[:-1] for picks in comparison.picks]  # one fewer than there are placeholders
+    with pytest.raises((ValueError, RuntimeError)):
+        comparison.generate("oracle", 1, FirstToken())
+    comparison.generate("divprune", 1, FirstToken())
+
+
+def test_loading_loads_base_and_variant(tmp_path):
+    printed = bench("loading", "--shape", "pocket", "--repeats", "1", "--json", tmp_path / "rows.json")
     written = json.loads((tmp_path / "rows.json").read_text())
     assert [row["path"] for row in written["rows"]] == ["stock", "divprune"]
     assert written["rows"][0]["parameters"] == written["rows"][1]["parameters"] > 2e6
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 1e7 for row in written["rows"])
+    assert "variant over base: {" in printed and written["ratios"].keys() == {"seconds", "peak_bytes"}
 
 
-def test_profile_prefill_tells_where_the_time_goes(tmp_path):
+def test_prefill_tells_where_the_time_goes(tmp_path):
     arguments = ["--shape", "pocket", "--repeats", "3", "--batches", "2", "--device", "cpu"]
-    run("profile_prefill.py", *arguments, "--json", str(tmp_path / "rows.json"))
+    printed = bench("prefill", *arguments, "--json", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     milliseconds = {row["part"]: row["milliseconds"] for row in rows}
     assert min(milliseconds.values()) > 0
     assert {"vision tower", "projector", "language model", "selection: picks", "prefill"} <= milliseconds.keys()
+    assert printed.count("\n|") == 1 + len(rows)
+
+
+FLAGS = {
+    "selection": ["--shapes", "--long", "--batches", "--device", "--threads"],
+    "generation": ["--shape", "--png", "--batches", "--budgets", "--new-tokens", "--device", "--compiled", "--threads"],
+    "loading": ["--shape"],
+    "prefill": ["--shape", "--batches", "--budget", "--device", "--threads"],
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_benchmark_tells_its_flags(name):
+    result = run_command("bench", name, "--help")
+    assert result.returncode == 0
+    assert all(f" {flag}" in result.stdout for flag in ["--json", "--repeats", *FLAGS[name]])
+    assert re.search(rf"^ +{name}\b", run_command("bench", "--help").stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed"], "invalid choice: 'speed'"),
+        ([], "BENCHMARK"),
+        (["prefill", "--shape", "llava-2"], "invalid choice: 'llava-2'"),
+        (["generation"], "--shape"),
+        (["loading", "--repeats", "0"], "Got '0', expected a whole number of at least 1"),
+        (["generation", "--shape", "pocket", "--new-tokens", "1"], "at least 2"),
+        (["selection", "--shapes", "576", "--device", "cpu"], "Got shape '576', expected M/K"),
+        (["selection", "--long", "8/9", "--device", "cpu"], "Got shape '8/9', expected M/K"),
+        (["loading", "--json", "nowhere/rows.json"], "its folder does not exist"),
+        (["loading", "--json", "."], "it is a folder"),
+        (["generation", "--shape", "pocket", "--png", "bars.rows"], "expected the ending of a picture format"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_impossible_options_are_refused_in_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = run_command("bench", *arguments)
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert result.stdout == "" and not list(tmp_path.iterdir())
+
+
+def test_a_missing_matplotlib_is_named_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run_command("bench", "generation", "--shape", "pocket", "--png", tmp_path / "bars.png")
+    assert result.returncode == 2 and result.stdout == ""
+    assert "bench generation --png needs matplotlib: pip install 'divprune-hf[plot]'" in result.stderr

@@ -1,13 +1,9 @@
 """`divprune-hf evaluate` on pocket-llava: its figures, that it goes on where it stopped, what it refuses."""
 
-import io
 import json
 import shutil
-import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -15,24 +11,21 @@ from PIL import Image
 from divprune_hf import convert_checkpoint
 from divprune_hf.cards.flops import prompt_flops
 from divprune_hf.common.pocket_llava import pocket_llava
-from divprune_hf.evaluation.answers import Setting, answer_questions, apply_setting
+from divprune_hf.evaluation.accuracy import AccuracyRun, measure_accuracy
+from divprune_hf.evaluation.answers import answer_questions, apply_setting
 from divprune_hf.evaluation.questions import normalised, read_questions
+from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.ask import ask
 from divprune_hf.inference.loading import load_pruned
+from tests.helpers.commands import run_command
 
 
-HELD_OUT = Path(__file__).parent / "data" / "pocket_heldout" / "questions.jsonl"
-SCRIPT = Path(__file__).parents[2] / "scripts" / "accuracy_vs_budget.py"
+HELD_OUT = Path(__file__).parents[1] / "data" / "pocket_heldout" / "questions.jsonl"
 
 
 def run(*arguments):
-    """The script's exit code and what it wrote to stderr, in this process, which has everything imported."""
-    pytest.importorskip("matplotlib", reason="the script draws")
-    from divprune_hf.evaluation.accuracy import main
-
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
-        code = main([*map(str, arguments), "--device", "cpu"])
-    return SimpleNamespace(returncode=code, stderr=errors.getvalue())
+    pytest.importorskip("matplotlib", reason="the command draws")
+    return run_command("evaluate", *arguments, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +94,9 @@ def test_an_answer_is_its_first_clause(answer, kept):
 
 @pytest.fixture(scope="module")
 def finished(some_questions, tmp_path_factory):
-    pytest.importorskip("matplotlib")
     out = tmp_path_factory.mktemp("run") / "out"
     arguments = [pocket_llava(), some_questions, "--budgets", "25", "1.0", "--seeds", "2", "--out", out]
-    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--device", "cpu"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    result = run(*arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == (out / "table.md").read_text().strip()
     return arguments, out, json.loads((out / "results.json").read_text())
@@ -114,7 +105,7 @@ def finished(some_questions, tmp_path_factory):
 def test_results_are_the_answers_counted(finished, some_questions):
     _, out, report = finished
     assert {"results", "model", "data", "versions", "hardware", "date"} <= set(report)
-    assert report["model"] == "pocket-llava"
+    assert list(report)[-3:] == ["versions", "hardware", "date"] and report["model"] == "pocket-llava"
     questions = read_questions(some_questions)
     kinds = {question.kind for question in questions}
     rows = report["results"]
@@ -187,7 +178,7 @@ def test_the_folder_of_another_run_is_refused(finished, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--budgets", "0.1", "--selectors", "max_mim"], "selector='max_mim'"),
+        (["--budgets", "0.1", "--selectors", "max_mim"], "invalid choice: 'max_mim'"),
         (["--budgets", "1.5"], "retention_ratio=1.5"),
         (["--budgets", "0"], "num_tokens=0"),
         (["--budgets", "half"], "budget 'half'"),
@@ -200,6 +191,22 @@ def test_the_folder_of_another_run_is_refused(finished, tmp_path):
 def test_impossible_settings_are_refused_in_one_line(some_questions, tmp_path, flags, message):
     result = run(pocket_llava(), some_questions, *flags, "--out", tmp_path / "out")
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_selector_is_refused(some_questions, tmp_path):
+    pytest.importorskip("matplotlib")
+    options = AccuracyRun("model", some_questions, tmp_path / "out", budgets=["0.1"], selectors=["max_mim"])
+    with pytest.raises(ValueError, match="selector='max_mim'"):
+        measure_accuracy(options)
+
+
+def test_a_missing_matplotlib_is_named_before_a_model_is_loaded(some_questions, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = [tmp_path / "no model", some_questions, "--budgets", "0.1", "--out", tmp_path / "out"]
+    result = run_command("evaluate", *arguments)
+    message = "divprune-hf evaluate needs matplotlib: pip install 'divprune-hf[plot]'"
+    assert (result.returncode, result.stderr) == (2, f"divprune-hf: error: {message}\n")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,9 +1,7 @@
 """`divprune-hf diversity` on pocket-llava: distances against a plain loop, the figures, and what it refuses."""
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
-from types import SimpleNamespace
+import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from PIL import Image
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.remote_code.token_selection import feature_list
+from tests.helpers.commands import run_command
 from tests.naive_max_min import naive_max_min
 
 
@@ -19,13 +18,9 @@ EXAMPLES = pocket_llava() / "examples"
 
 
 def run(*arguments):
-    pytest.importorskip("matplotlib", reason="the script draws")
-    pytest.importorskip("sklearn", reason="the script draws with t-SNE")
-    from divprune_hf.evaluation.diversity import main
-
-    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as errors:
-        code = main([*map(str, arguments), "--device", "cpu"])
-    return SimpleNamespace(returncode=code, stdout=printed.getvalue(), stderr=errors.getvalue())
+    pytest.importorskip("matplotlib", reason="the command draws")
+    pytest.importorskip("sklearn", reason="the command draws with t-SNE")
+    return run_command("diversity", *arguments, "--device", "cpu")
 
 
 def smallest_distance(features, picks):
@@ -70,7 +65,7 @@ def test_kept_sets_are_shown_and_measured(tmp_path):
         (["missing.png"], "missing.png does not exist"),
         (["empty"], "has no pictures"),
         (["notes.png"], "is not a picture"),
-        ([EXAMPLES, "--selectors", "diverse"], "selector='diverse'"),
+        ([EXAMPLES, "--selectors", "diverse"], "invalid choice: 'diverse'"),
         ([EXAMPLES, "--budget", "1"], "at least 2"),
         ([EXAMPLES, "--budget", "many"], "budget 'many'"),
         ([EXAMPLES, "--seed", "-1"], "seed=-1"),
@@ -83,3 +78,12 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, message):
     (tmp_path / "notes.png").write_text("no picture")
     result = run(pocket_llava(), *arguments, "--out", "out")
     assert result.returncode == 2 and message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("module", "package"), [("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")])
+def test_a_missing_package_is_named_before_a_model_is_loaded(tmp_path, monkeypatch, module, package):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run_command("diversity", tmp_path / "no model", EXAMPLES, "--out", tmp_path / "out")
+    assert result.returncode == 2 and not (tmp_path / "out").exists()
+    assert f"divprune-hf diversity needs {package}: pip install 'divprune-hf[plot]'" in result.stderr

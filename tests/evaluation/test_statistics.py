@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig
 
-from divprune_hf.evaluation.answers import Setting
 from divprune_hf.evaluation.questions import Question
+from divprune_hf.evaluation.settings import Setting
 from divprune_hf.evaluation.statistics import NUM_DRAWS, Bootstrap, evaluate, with_interval
 
 

@@ -8,7 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from divprune_hf.benchmarks.shapes import Shape, build_inputs
+from divprune_hf.benchmarks.models import build_inputs
+from divprune_hf.benchmarks.shapes import Shape
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.remote_code.compat_generation import ENCODES_FIRST
 from tests.helpers.devices import needs_cuda_build, needs_gpu
@@ -17,10 +18,10 @@ from tests.helpers.tiny_models import FAMILY_CLASSES, tiny_config
 
 pytestmark = pytest.mark.modeling
 SHAPES = {
-    "llava": Shape("llava", num_visual_tokens=36),
+    "llava": Shape("llava", num_available=36),
     # The base view, four crops and the newlines of their 12 rows.
-    "llava_next": Shape("llava_next", num_visual_tokens=36 + 144 + 12),
-    "llava_next_video": Shape("llava_next_video", num_visual_tokens=8 * 9),
+    "llava_next": Shape("llava_next", num_available=36 + 144 + 12),
+    "llava_next_video": Shape("llava_next_video", num_available=8 * 9),
 }
 # Families, and what their prompts bring: images or videos.
 CASES = [

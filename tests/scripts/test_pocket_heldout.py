@@ -7,14 +7,15 @@ import pytest
 from PIL import Image, ImageChops
 
 from divprune_hf.common.pocket_llava import pocket_llava
-from divprune_hf.evaluation.answers import Setting, answer_questions
+from divprune_hf.evaluation.answers import answer_questions
 from divprune_hf.evaluation.questions import read_questions
+from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.loading import load_pruned
 from scripts.training.pocket_llava.heldout import write_heldout
 from scripts.training.pocket_llava.scenes import DEFAULT_DATA
 
 
-HELD_OUT = Path(__file__).parent / "data" / "pocket_heldout"
+HELD_OUT = Path(__file__).parents[1] / "data" / "pocket_heldout"
 # Measured on 2026-11-22 with the 200 questions below, on 2 CPU cores.
 MAX_MIN, LEAD_OVER_RANDOM = 0.92, 0.28
 MARGIN = 0.03

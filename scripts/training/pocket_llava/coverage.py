@@ -1,4 +1,4 @@
-"""What the kept tokens of pocket-llava's held-out scenes lie on: how many of the objects are seen at all.
+"""The share of the objects in pocket-llava's held-out scenes that the kept tokens show.
 
     python -m scripts.training.pocket_llava.coverage [--budget 0.098] [--scenes 500]
 
@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 import transformers
 
+from divprune_hf.common.markdown import markdown_row, markdown_table
 from divprune_hf.common.pocket_llava import pocket_llava
-from divprune_hf.evaluation.accuracy import parse_budget
-from divprune_hf.evaluation.answers import Setting, apply_setting
+from divprune_hf.common.printable import one_line
+from divprune_hf.evaluation.answers import apply_setting
+from divprune_hf.evaluation.settings import Setting, parse_budget
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.remote_code.selectors import SELECTORS
 from scripts.training.pocket_llava.heldout import NUM_SCENES, SEED
@@ -35,13 +37,13 @@ BATCH = 25
 
 
 def by_cell(patches: torch.Tensor) -> torch.Tensor:
-    """Values of 256 patches as (scenes, 16 cells, 16 patches of the cell)."""
+    """Return the values of 256 patches as (scenes, 16 cells, 16 patches of the cell)."""
     grid = patches.view(-1, CELL_GRID, CELL_PATCHES, CELL_GRID, CELL_PATCHES)
     return grid.permute(0, 1, 3, 2, 4).reshape(len(patches), CELL_GRID**2, CELL_PATCHES**2)
 
 
 def coverage(scenes: Scenes, kept: torch.Tensor) -> tuple[float, float]:
-    """The share of objects that are seen, and the share of kept tokens that lie on an object.
+    """Return the share of objects that are seen, and the share of kept tokens that lie on an object.
 
     Args:
         scenes: the scenes with their plans.
@@ -54,7 +56,7 @@ def coverage(scenes: Scenes, kept: torch.Tensor) -> tuple[float, float]:
 
 
 def kept_patches(model, processor, scenes: Scenes, setting: Setting) -> torch.Tensor:
-    """Which patches of each scene are kept: `torch.BoolTensor` of shape `(scenes, 256)`."""
+    """Return which patches of each scene are kept: `torch.BoolTensor` of shape `(scenes, 256)`."""
     apply_setting(model, processor, setting)
     kept = torch.zeros(len(scenes), PATCH_GRID**2, dtype=torch.bool)
     pictures = pictures_of(scenes)
@@ -82,12 +84,12 @@ def main(arguments: list[str] | None = None) -> int:
         scenes = make_scenes("heldout", options.scenes, SEED, options.data)
         model, processor = load_pruned(pocket_llava(), device="cpu")
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print("| selector | objects seen | kept tokens on objects |\n| --- | --- | --- |")
+    print(markdown_table(["selector", "objects seen", "kept tokens on objects"]))
     for setting in settings:
         seen, on_objects = coverage(scenes, kept_patches(model, processor, scenes, setting))
-        print(f"| {setting.selector} | {seen:.1%} | {on_objects:.1%} |")
+        print(markdown_row([setting.selector, f"{seen:.1%}", f"{on_objects:.1%}"]))
     return 0
 
 

@@ -1,26 +1,28 @@
-"""What pocket-llava's card says about answers from few tokens: figures of docs/evidence/pocket-llava/results.json."""
+"""The section of pocket-llava's card about answers from few tokens, from docs/evidence/pocket-llava/results.json."""
 
 import json
 from pathlib import Path
+
+from divprune_hf.common.markdown import markdown_table
 
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "evidence" / "pocket-llava" / "results.json"
 
 
 def pruned_table(results: dict) -> str:
-    """Accuracy on presence questions by budget and selector, as a Markdown table."""
+    """Return accuracy on presence questions by budget and selector, as a Markdown table."""
     means = {(row["selector"], row["budget"]): row for row in results["means"] if row["kind"] == "presence"}
-    lines = ["| Visual tokens | Prefill FLOPs | DivPrune | random | uniform |", "|---|---|---|---|---|"]
+    lines = []
     for budget in dict.fromkeys(budget for _, budget in means):
         first = means["max_min", budget]
         cells = [f"{first['kept_tokens']:.0f} of {first['visual_tokens']:.0f}", f"{first['flop_ratio']:.1%}"]
         cells += [f"{means[selector, budget]['accuracy']:.1%}" for selector in ("max_min", "random", "uniform")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(["Visual tokens", "Prefill FLOPs", "DivPrune", "random", "uniform"], lines, style="tight")
 
 
 def pruned_section() -> str:
-    """The card's section about pruning."""
+    """Return the card's section about pruning."""
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     (lead,) = (
         row

@@ -12,6 +12,8 @@ import json
 import sys
 from pathlib import Path
 
+from divprune_hf.common.printable import one_line
+from divprune_hf.common.whole_file import write_whole
 from scripts.training.pocket_llava.scenes import (
     DEFAULT_DATA,
     counting_questions,
@@ -22,7 +24,7 @@ from scripts.training.pocket_llava.scenes import (
 from scripts.training.pocket_llava.scoring import pictures_of
 
 
-SEED = 20261205  # not one of those in pocket_scoring.py
+SEED = 20261205  # not one of those in scoring.py
 NUM_SCENES = 500
 NUM_PRESENCE, NUM_POSITION, NUM_COUNTING = 2000, 500, 500
 
@@ -48,7 +50,7 @@ def write_heldout(out: Path, data: str | Path = DEFAULT_DATA) -> None:
         for question in questions
     ]
     lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-    (out / "questions.jsonl").write_text(lines, encoding="utf-8")
+    write_whole(out / "questions.jsonl", lines)
 
 
 def main() -> int:
@@ -59,7 +61,7 @@ def main() -> int:
     try:
         write_heldout(options.out, options.data)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

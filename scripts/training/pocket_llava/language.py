@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from divprune_hf.common.whole_file import save_whole
 from scripts.training.pocket_llava.packing import KINDS, QuestionTable, answer_losses, packed_accuracy, packed_logits
 from scripts.training.pocket_llava.scenes import (
     CELL_GRID,
@@ -169,5 +170,5 @@ def train_language(
             save_part(part, holders, progress, step)
     figures = packed_accuracy(model, table, validation, 0)
     log(f"done, step {step} {show(figures)}")
-    torch.save(model.state_dict(), save)
+    save_whole(save, lambda partial: torch.save(model.state_dict(), partial))
     return step, figures

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from divprune_hf.common.whole_file import write_whole
 from scripts.training.pocket_llava.scenes import (
     NOTHING,
     NUM_CLASSES,
@@ -144,4 +145,4 @@ def write_examples(folder: Path, data: str) -> None:
         for question in (position[2 * index + index % 2], counting[index]):
             asked.append({"question": question.text, "answer": question.answer, "kind": question.kind})
         entries += [{"image": name, **entry} for entry in asked]
-    (target / "questions.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    write_whole(target / "questions.json", json.dumps(entries, indent=1) + "\n")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from divprune_hf.common.whole_file import save_whole
 from scripts.training.pocket_llava.scenes import (
     CELL_GRID,
     CELL_PATCHES,
@@ -136,7 +137,8 @@ def weight_groups(modules: list[nn.Module], decay: float) -> list[dict]:
 
 def save_part(path: Path, holders: dict, progress: float, step: int) -> None:
     """Store a stage under way; `holders` are modules and the optimizer."""
-    torch.save({"progress": progress, "step": step, **{k: v.state_dict() for k, v in holders.items()}}, path)
+    state = {"progress": progress, "step": step, **{name: held.state_dict() for name, held in holders.items()}}
+    save_whole(path, lambda partial: torch.save(state, partial))
 
 
 def resume_part(path: Path, holders: dict) -> tuple[float, int]:
@@ -192,7 +194,8 @@ def train_tower(
             save_part(part, {"tower": tower, "heads": heads, "optimizer": optimizer}, progress, step)
     figures = tower_accuracy(tower, heads, validation)
     log(f"tower done, step {step} " + show(figures))
-    torch.save({"tower": tower.state_dict(), "heads": heads.state_dict()}, save)
+    weights = {"tower": tower.state_dict(), "heads": heads.state_dict()}
+    save_whole(save, lambda partial: torch.save(weights, partial))
     return step, figures
 
 

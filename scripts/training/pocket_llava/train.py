@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from divprune_hf.common.whole_file import save_whole, write_whole
 from scripts.training.pocket_llava.card import DETAILS, write_card
 from scripts.training.pocket_llava.format import build_model, build_tokenizer, export_model
 from scripts.training.pocket_llava.language import start_by_content, train_language, warm_up
@@ -81,7 +82,7 @@ class Stages:
 
     def record(self, name: str, what: str, minutes: float, steps: int, validation: dict[str, float]) -> None:
         content = {"what": what, "minutes": minutes, "steps": steps, "validation": validation}
-        (self.work / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_whole(self.work / f"{name}.json", json.dumps(content, indent=1))
 
     def run(self, name: str, restore: Callable[[Path], None], train: Callable[[Path], None]) -> None:
         """Load the stage's weights where its record says it is done, train it otherwise."""
@@ -112,7 +113,7 @@ class Stages:
         begin, steps = time.monotonic(), self.arguments.warm_up_steps
         warm_up(self.model, self.pictures, steps, self.arguments.seed + 1, self.log)
         start_by_content(self.model)
-        torch.save(self.model.state_dict(), path)
+        save_whole(path, lambda partial: torch.save(self.model.state_dict(), partial))
         minutes = (time.monotonic() - begin) / 60
         self.record("warm-up", "projected patches learn to point the way of their noun.", minutes, steps, {})
 
@@ -138,7 +139,7 @@ class Stages:
             number = 90 if self.arguments.smoke else NUM_HELD_OUT
             figures = score(self.arguments.out, "heldout", self.arguments.data, number)
             figures["date"] = datetime.date.today().isoformat()
-            path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+            write_whole(path, json.dumps(figures, indent=1))
         return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -4,8 +4,8 @@
     python -m scripts.training.reference_llava.build reference-llava [--delta delta.safetensors]
 
 OUT is a stock `LlavaForConditionalGeneration` folder in the layout of llava-hf, which transformers 4.57 and 5 load. Its
-projector is random until `train_reference_llava.py` has trained it; --delta puts what that script has trained in place.
-It is not LLaVA-1.5, and nothing that is measured on it is a LLaVA-1.5 result.
+projector is random until `scripts.training.reference_llava.train` has trained it; --delta puts the trained weights in
+place. The model is not LLaVA-1.5, and nothing that is measured on it is a LLaVA-1.5 result.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from divprune_hf.common.printable import one_line
 from scripts.training.reference_llava.parts import TOWER_CONFIG, load_language, load_tower_weights
 
 
@@ -102,7 +103,7 @@ def assemble(seed: int = 0):
 def apply_delta(weights: dict[str, torch.Tensor], path: Path) -> None:
     """Put trained weights in place of those of the same name and shape."""
     if not path.is_file():
-        raise ValueError(f"{path} is not a file, expected what train_reference_llava.py has written.")
+        raise ValueError(f"{path} is not a file, expected what scripts.training.reference_llava.train has written.")
     delta = load_file(path)
     for name, weight in delta.items():
         if name not in weights or weights[name].shape != weight.shape:
@@ -157,7 +158,9 @@ def write_folder(out: Path, weights: dict[str, torch.Tensor], config: dict, toke
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
-    parser.add_argument("--delta", type=Path, metavar="FILE", help="weights that train_reference_llava.py has trained")
+    parser.add_argument(
+        "--delta", type=Path, metavar="FILE", help="weights that scripts.training.reference_llava.train has trained"
+    )
     options = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
     try:
@@ -168,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
             apply_delta(weights, options.delta)
         write_folder(options.out, weights, config, tokenizer)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(options.out)
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from divprune_hf.common.whole_file import write_whole
 from scripts.training.reference_llava.photos import Photos
 
 
@@ -72,7 +73,7 @@ def draw_turns(mosaic: Mosaic, names: list[str], num_turns: int, rng: random.Ran
 
 
 def write_questions(photos: Photos, folder: Path, num_mosaics: int, seed: int, num_turns: int = 8) -> None:
-    """A question file for accuracy_vs_budget.py, with its pictures, in a new folder."""
+    """Write a question file for `divprune-hf evaluate`, with its pictures, into a new folder."""
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, expected a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,4 +85,4 @@ def write_questions(photos: Photos, folder: Path, num_mosaics: int, seed: int, n
         mosaic.picture.save(folder / name)
         for kind, question, answer in dict.fromkeys(draw_turns(mosaic, sorted(by_name), num_turns, rng)):
             lines.append(json.dumps({"image": name, "question": question, "answers": [answer], "kind": kind}) + "\n")
-    (folder / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_whole(folder / "questions.jsonl", "".join(lines))

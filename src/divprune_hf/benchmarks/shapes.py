@@ -1,23 +1,7 @@
-"""Models of true shapes with random weights, and prompts for them: what `benchmark_generation.py` measures."""
+"""Model shapes that the benchmarks measure, as a table of sizes. Nothing heavy is imported: commands read the names."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import torch
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextVideoConfig,
-    LlavaNextVideoForConditionalGeneration,
-)
-
-from divprune_hf.checkpoints.families import FAMILIES
-from divprune_hf.common.pocket_llava import pocket_llava
-from divprune_hf.remote_code.budget import keep_count
 
 
 NUM_TEXT_TOKENS = 35  # LLaVA's system prompt and a short question
@@ -61,21 +45,24 @@ LLAMA_TINY = {
     "num_attention_heads": 16,
     "num_key_value_heads": 16,
 }
-STOCK_CLASSES = {
-    "llava": (LlavaConfig, LlavaForConditionalGeneration),
-    "llava_next": (LlavaNextConfig, LlavaNextForConditionalGeneration),
-    "llava_next_video": (LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration),
-}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's sizes, and the media of one prompt: a square image, a picture of 672 x 672, or 8 frames."""
+    """The sizes of a model, and the visual tokens of one prompt: a square image, a picture of 672 x 672, or 8 frames.
+
+    Args:
+        family: a key of `FAMILIES`.
+        vision: fields of the vision tower's config.
+        text: fields of the language model's config.
+        num_available: visual tokens of the prompt (M).
+        trained: use the weights and sizes of pocket-llava.
+    """
 
     family: str
-    vision: dict = field(default_factory=dict)
-    text: dict = field(default_factory=dict)
-    num_visual_tokens: int = 576
+    vision: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    num_available: int = 576
     trained: bool = False
 
 
@@ -83,56 +70,13 @@ SHAPES = {
     "llava-1.5-7b": Shape("llava", CLIP_LARGE, VICUNA_7B),
     "llava-1.5-13b": Shape("llava", CLIP_LARGE, VICUNA_13B),
     # 576 of the base view, 48 x 48 of four crops, and a newline token for each of their 48 rows.
-    "llava-1.6-7b": Shape("llava_next", CLIP_LARGE, VICUNA_7B, num_visual_tokens=2928),
-    "llava-next-video-7b": Shape("llava_next_video", CLIP_LARGE, VICUNA_7B, num_visual_tokens=1152),
+    "llava-1.6-7b": Shape("llava_next", CLIP_LARGE, VICUNA_7B, num_available=2928),
+    "llava-next-video-7b": Shape("llava_next_video", CLIP_LARGE, VICUNA_7B, num_available=1152),
     "tiny-cpu": Shape("llava", VIT_SMALL, LLAMA_TINY),
-    "pocket": Shape("llava", num_visual_tokens=256, trained=True),
+    "pocket": Shape("llava", num_available=256, trained=True),
 }
-
-
-def build_models(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The stock model and ours, on the same weights in the same memory."""
-    family = FAMILIES[shape.family]
-    config_class, stock_class = STOCK_CLASSES[shape.family]
-    if shape.trained:
-        stock = stock_class.from_pretrained(pocket_llava(), dtype=dtype).to(device)
-        config = config_class.from_pretrained(pocket_llava())
-    else:
-        config = config_class(vision_config=CLIPVisionConfig(**shape.vision), text_config=LlamaConfig(**shape.text))
-        stock = random_model(stock_class, config, device, dtype)
-    settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
-    ours = random_model(family.head_class, family.config_class(**settings), device, dtype)
-    ours.load_state_dict(stock.state_dict(), assign=True)
-    return stock.eval(), ours.eval()
-
-
-def random_model(model_class, config, device, dtype):
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            return model_class(config)
-    finally:
-        torch.set_default_dtype(default)
-
-
-def build_inputs(shape: Shape, config, batch: int, budget: float | None, device, dtype) -> dict[str, torch.Tensor]:
-    """A batch of prompts with one random image or video each; `budget` is a share to keep, None stock's prompt."""
-    kept = shape.num_visual_tokens if budget is None else keep_count(shape.num_visual_tokens, retention_ratio=budget)
-    generator = torch.Generator().manual_seed(0)
-    size = config.vision_config.image_size
-    is_video = shape.family == "llava_next_video"
-    placeholder = config.video_token_id if is_video else config.image_token_id
-    text = torch.randint(0, min(1000, config.text_config.vocab_size), (batch, NUM_TEXT_TOKENS), generator=generator)
-    text[text == placeholder] = placeholder - 1
-    visual = torch.full((batch, kept), placeholder)
-    input_ids = torch.cat([text[:, :5], visual, text[:, 5:]], dim=1)
-    views = {"llava": (), "llava_next": (5,), "llava_next_video": (8,)}[shape.family]
-    pixels = torch.randn(batch, *views, 3, size, size, generator=generator)
-    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    inputs["pixel_values_videos" if is_video else "pixel_values"] = pixels.to(dtype)
-    if shape.family == "llava_next":
-        inputs["image_sizes"] = torch.tensor([[2 * size, 2 * size]] * batch)
-    if budget is not None:
-        inputs["num_video_tokens_kept" if is_video else "num_image_tokens_kept"] = torch.tensor([kept] * batch)
-    return {name: value.to(device) for name, value in inputs.items()}
+# Half a billion parameters: more than a process takes by itself, and quick to write.
+LOADING_SHAPES = {
+    "half-billion": replace(SHAPES["tiny-cpu"], text={**LLAMA_TINY, "num_hidden_layers": 32}),
+    **SHAPES,
+}

@@ -4,6 +4,7 @@ from statistics import mean
 from types import SimpleNamespace
 
 from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.common.markdown import markdown_table
 from divprune_hf.remote_code.budget import keep_count
 
 
@@ -33,7 +34,7 @@ def counted(row, divprune_config):
         f"Counted with `divprune_hf.cards.flops`, the FLOP model of the paper, {row.prompts}; the vision "
         "tower and the selection are not in it."
     )
-    return f"{table(['', 'all tokens', 'this variant'], rows)}\n\n{note}"
+    return f"{markdown_table(['', 'all tokens', 'this variant'], rows)}\n\n{note}"
 
 
 def token_counts(row, divprune_config):
@@ -63,7 +64,7 @@ def papers(row):
     ]
     return (
         f"**The paper's figures** for {row.paper['title']} (arXiv 2503.02175; its authors' measurements with their "
-        f"code, not ours):\n\n{table(header, rows)}"
+        f"code, not ours):\n\n{markdown_table(header, rows)}"
     )
 
 
@@ -72,9 +73,4 @@ def ours(row):
         return "**Our figures:** not measured."
     rows = [[name, *pair] for name, pair in row.measured["rows"].items()]
     made = f"`{row.measured['script']}`, {row.measured['hardware']}, {row.measured['date']}"
-    return f"**Our figures** ({made}):\n\n{table(['', 'all tokens', 'this variant'], rows)}"
-
-
-def table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return f"**Our figures** ({made}):\n\n{markdown_table(['', 'all tokens', 'this variant'], rows)}"

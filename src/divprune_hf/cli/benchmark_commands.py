@@ -1,7 +1,186 @@
-"""The commands that measure."""
+"""The console commands that measure time and memory: bench selection, generation, loading, prefill.
 
-from typing import Any
+Only names are imported here. torch and matplotlib come with the modules that the handlers import.
+"""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from divprune_hf.benchmarks.shapes import LOADING_SHAPES, SHAPES
+from divprune_hf.common.extras import check_plot_packages
 
 
-def add_commands(commands: Any) -> None:
-    """Add them to the sub-commands of a parser."""
+if TYPE_CHECKING:
+    import torch
+
+
+# Visual tokens and kept ones. LLaVA-1.5: 576; LLaVA-1.6: 2880; video of 8, 32 and 128 frames: 1152, 4608, 18432.
+SELECTION_SHAPES = ("576/56", "576/64", "576/192", "2880/282", "1152/115", "4608/461")
+LONG_SHAPES = ("18432/1843",)
+BUDGETS = (0.05, 0.098, 0.2)
+
+
+def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
+    """Add the command to a parser's sub-commands, and the benchmarks to it."""
+    summary = "measure time and memory"
+    bench = commands.add_parser("bench", help=summary, description=f"{summary.capitalize()}; figures are medians.")
+    benchmarks = bench.add_subparsers(required=True, metavar="BENCHMARK")
+
+    selection = add_benchmark(benchmarks, "selection", run_selection, "the selection, beside the product it contains")
+    add_flags(selection, repeats=9, batches="images (1 on a CPU, 1 8 32 on a GPU)", devices=("cpu", "cuda"))
+    selection.add_argument(
+        "--shapes", nargs="+", default=SELECTION_SHAPES, metavar="M/K", help="visual tokens / kept, per image"
+    )
+    selection.add_argument(
+        "--long", nargs="*", default=LONG_SHAPES, metavar="M/K", help="shapes whose memory is measured"
+    )
+
+    generation = add_benchmark(
+        benchmarks, "generation", run_generation, "prefill, throughput and memory, beside the stock model and an oracle"
+    )
+    generation.add_argument("--shape", required=True, choices=SHAPES, help="the sizes of the model")
+    add_flags(generation, repeats=5, batches="prompts at a time (1 4 on a CPU, 1 8 32 on a GPU)")
+    generation.add_argument("--png", metavar="FILE", help="draw the times to first token here (needs the extra `plot`)")
+    generation.add_argument(
+        "--budgets", type=float, nargs="+", default=BUDGETS, metavar="R", help="shares to keep (0.05 0.098 0.2)"
+    )
+    generation.add_argument(
+        "--new-tokens", type=whole(2), metavar="N", help="tokens to generate (16 on a CPU, 64 on a GPU)"
+    )
+    generation.add_argument("--compiled", action="store_true", help="a static cache, and decoding compiled")
+
+    loading = add_benchmark(benchmarks, "loading", run_loading, "loading a variant, beside its base")
+    add_flags(loading, repeats=5)
+    loading.add_argument("--shape", default="half-billion", choices=LOADING_SHAPES, help="the sizes of the model")
+
+    prefill = add_benchmark(benchmarks, "prefill", run_prefill, "the parts of a pruned prefill")
+    prefill.add_argument("--shape", required=True, choices=SHAPES, help="the sizes of the model")
+    add_flags(prefill, repeats=41, batches="prompts at a time (1 4)")
+    prefill.add_argument("--budget", type=float, default=0.098, metavar="R", help="share to keep (0.098)")
+
+
+def add_benchmark(
+    benchmarks: "_SubParsersAction[ArgumentParser]", name: str, run: Callable[[Namespace], None], summary: str
+) -> ArgumentParser:
+    """Add one benchmark with its handler."""
+    parser = benchmarks.add_parser(name, help=summary, description=f"Measure {summary}.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_flags(
+    parser: ArgumentParser, *, repeats: int, batches: str | None = None, devices: tuple[str, ...] | None = None
+) -> None:
+    """Add the flags that benchmarks share.
+
+    Args:
+        parser: the benchmark's.
+        repeats: the default of --repeats.
+        batches: the help of --batches; without it there is no such flag, and neither --device nor --threads.
+        devices: the devices that can be named; by default any that torch knows.
+    """
+    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--repeats", type=whole(1), default=repeats, metavar="N", help=f"runs of each ({repeats})")
+    if batches is not None:
+        parser.add_argument("--batches", type=whole(1), nargs="+", metavar="B", help=batches)
+        parser.add_argument("--device", choices=devices, help="cuda where there is one, else cpu")
+        parser.add_argument("--threads", type=whole(1), default=1, metavar="N", help="threads of torch on a CPU (1)")
+
+
+def whole(smallest: int) -> Callable[[str], int]:
+    """Return a type of argument: a whole number of at least `smallest`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < smallest:
+            raise ArgumentTypeError(f"Got {text!r}, expected a whole number of at least {smallest}")
+        return int(text)
+
+    return parse
+
+
+def run_selection(options: Namespace) -> None:
+    """Measure the selection."""
+    from divprune_hf.benchmarks.measuring import device_named
+    from divprune_hf.benchmarks.selection import SelectionRun, measure_selection
+
+    device = device_named(options.device)
+    run = SelectionRun(
+        shapes=options.shapes,
+        long=options.long,
+        batches=options.batches or ((1, 8, 32) if device.type == "cuda" else (1,)),
+        repeats=options.repeats,
+        device=device,
+        threads=options.threads,
+    )
+    measure_and_keep(lambda: measure_selection(run), options, device)
+
+
+def run_generation(options: Namespace) -> None:
+    """Measure prefill, throughput and memory; draw the times to first token."""
+    if options.png is not None:
+        check_plot_packages("divprune-hf bench generation --png", "matplotlib")
+    from divprune_hf.benchmarks.generation import GenerationRun, draw_generation, measure_generation
+    from divprune_hf.benchmarks.measuring import device_named
+    from divprune_hf.inference.pictures import check_drawable
+
+    if options.png is not None:
+        check_drawable(options.png)
+    device = device_named(options.device)
+    on_gpu = device.type == "cuda"
+    run = GenerationRun(
+        shape=options.shape,
+        batches=options.batches or ((1, 8, 32) if on_gpu else (1, 4)),
+        budgets=options.budgets,
+        repeats=options.repeats,
+        new_tokens=options.new_tokens or (64 if on_gpu else 16),
+        device=device,
+        compiled=options.compiled,
+    )
+    figures = measure_and_keep(lambda: measure_generation(run), options, device)
+    if options.png is not None:
+        draw_generation(figures["rows"], options.png)
+
+
+def run_loading(options: Namespace) -> None:
+    """Measure loading."""
+    from divprune_hf.benchmarks.loading import measure_loading
+    from divprune_hf.benchmarks.measuring import device_named
+
+    measure_and_keep(lambda: measure_loading(options.shape, options.repeats), options, device_named("cpu"))
+
+
+def run_prefill(options: Namespace) -> None:
+    """Measure the parts of a prefill."""
+    from divprune_hf.benchmarks.measuring import device_named
+    from divprune_hf.benchmarks.prefill import PrefillRun, measure_prefill
+
+    device = device_named(options.device)
+    run = PrefillRun(
+        shape=options.shape,
+        batches=options.batches or (1, 4),
+        budget=options.budget,
+        repeats=options.repeats,
+        device=device,
+    )
+    measure_and_keep(lambda: measure_prefill(run), options, device)
+
+
+def measure_and_keep(
+    measure: Callable[[], dict[str, Any]], options: Namespace, device: "torch.device"
+) -> dict[str, Any]:
+    """Measure with the threads that --threads names, if the benchmark has it, and write the figures for --json."""
+    from contextlib import nullcontext
+
+    from divprune_hf.benchmarks.measuring import torch_threads
+    from divprune_hf.common.machine import write_run
+    from divprune_hf.common.whole_file import check_writable
+
+    if options.json is not None:
+        check_writable(options.json)
+    threads = getattr(options, "threads", None)
+    with nullcontext() if threads is None else torch_threads(threads):
+        figures = measure()
+        if options.json is not None:
+            write_run(options.json, figures, device)
+    return figures

@@ -3,24 +3,29 @@
 import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from divprune_hf.cli import demo_answers
+from divprune_hf.common.markdown import markdown_table
+from divprune_hf.common.own_process import run_python
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.pictures import check_drawable, contact_sheet, draw_kept, save_picture
 from divprune_hf.publishing.convert import convert_checkpoint
 from divprune_hf.remote_code.settings import SETTINGS
 
 
-def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> dict[str, dict]:
-    """Run the demo; print its table with `say` and draw the kept patches into `picture_file`.
+def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> dict[str, dict[str, Any]]:
+    """Run the demo.
+
+    Args:
+        picture_file: the file to draw the kept patches into.
+        say: takes each piece of the printed text.
 
     Returns:
         A dict with the figures of the table: for `"full"` and `"pruned"` the visual tokens per picture, prompt tokens
@@ -42,10 +47,10 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
         [question["question"], all_tokens["answer"], kept_tokens["answer"], question["answer"]]
         for question, all_tokens, kept_tokens in zip(questions, full["answers"], pruned["answers"])
     ]
-    say(table(["question", "all tokens", "a tenth", "expected"], rows))
+    say(markdown_table(["question", "all tokens", "a tenth", "expected"], rows, style="aligned"))
     figures = {"full": summary(full, questions), "pruned": summary(pruned, questions)}
     say("")
-    say(table(["", "all tokens", "a tenth"], summary_rows(figures, questions)))
+    say(markdown_table(["", "all tokens", "a tenth"], summary_rows(figures, questions), style="aligned"))
     first_scene = next(iter(full["kept_by_scene"]))
     side = math.isqrt(len(full["kept_by_scene"][first_scene]))
     sheet = [
@@ -57,23 +62,24 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
     return figures
 
 
-def answer_in_own_process(variant, questions_file, retention_ratio, folder):
-    """Run `demo_answers.py` where this package has not been imported, and read what it prints."""
+def answer_in_own_process(variant: Path, questions_file: Path, retention_ratio: float, folder: Path) -> dict[str, Any]:
+    """Run `demo_answers.py` in a process that does not import this package, and return what it prints.
+
+    Raises:
+        OSError: the process failed.
+        ValueError: the process ran other code than the variant's own.
+    """
     environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, demo_answers.__file__, str(variant), str(questions_file), str(retention_ratio)]
-    result = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", env=environment, cwd=folder
-    )
-    if result.returncode != 0:
-        (last,) = result.stderr.strip().splitlines()[-1:] or [f"exit code {result.returncode}"]
-        raise OSError(f"the demo's model process failed: {last}")
-    answers = json.loads(result.stdout.splitlines()[-1])
+    arguments = [demo_answers.__file__, str(variant), str(questions_file), str(retention_ratio)]
+    printed = run_python(arguments, "the demo's model process", folder, environment)
+    answers = json.loads(printed.splitlines()[-1])
     if not answers["module"].startswith("transformers_modules."):
         raise ValueError(f"Got the class of {answers['module']}, expected the variant's own remote code.")
     return answers
 
 
-def summary(result, questions):
+def summary(result: dict[str, Any], questions: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the figures of one process, as `run_demo` returns them."""
     prompt_tokens = sorted(got["prompt_tokens"] for got in result["answers"])
     right = {"accuracy": [got["answer"] == asked["answer"] for got, asked in zip(result["answers"], questions)]}
     for is_right, asked in zip(right["accuracy"], questions):
@@ -87,7 +93,8 @@ def summary(result, questions):
     }
 
 
-def summary_rows(figures, questions):
+def summary_rows(figures: dict[str, dict[str, Any]], questions: list[dict[str, str]]) -> list[list[str]]:
+    """Return the figures as lines of a table."""
     full, pruned = figures["full"], figures["pruned"]
     kinds = sorted({asked["kind"] for asked in questions})
     lines = [
@@ -101,10 +108,3 @@ def summary_rows(figures, questions):
     return [
         [label, *(text.format(column[name] * unit) for column in (full, pruned))] for label, name, text, unit in lines
     ]
-
-
-def table(header, rows):
-    """A Markdown table with aligned columns."""
-    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(str(cell).ljust(w) for cell, w in zip(line, widths)) + " |" for line in lines)

@@ -1,6 +1,6 @@
-"""The part of the demo in a process of its own, run by path: a variant as a stranger would load it, as remote code.
+"""The part of the demo in a process of its own, run by path: it loads a variant as a stranger would, as remote code.
 
-Nothing of divprune_hf is imported here. Usage: demo_answers.py VARIANT QUESTIONS RETENTION_RATIO; prints JSON.
+It imports nothing of divprune_hf. Usage: demo_answers.py VARIANT QUESTIONS RETENTION_RATIO; it prints JSON.
 """
 
 import json
@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -15,12 +16,15 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
-def main(variant, questions_file, retention_ratio):
+def main(variant: str, questions_file: str, retention_ratio: str) -> None:
+    """Answer every question of a JSON file; print answers, picks, prefill milliseconds and peak bytes as JSON."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model = AutoModelForImageTextToText.from_pretrained(variant, trust_remote_code=True, device_map="auto").eval()
     processor = AutoProcessor.from_pretrained(variant, trust_remote_code=True)
-    answers, prefill, kept_by_scene = [], [], {}
+    answers: list[dict[str, Any]] = []
+    prefill: list[float] = []
+    kept_by_scene: dict[str, list[int]] = {}
     for question in json.loads(Path(questions_file).read_text(encoding="utf-8")):
         scene = question["image"]
         content = [{"type": "image"}, {"type": "text", "text": question["question"]}]

@@ -1,1 +1,1 @@
-"""Helpers without opinion: text for terminals, Markdown, whole files, the machine. They import nothing of ours."""
+"""Helpers without opinion: text for terminals, Markdown, whole files, processes, the machine. They know no model."""

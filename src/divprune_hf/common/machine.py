@@ -1,19 +1,21 @@
-"""What a figure was measured on: hardware and versions, for the files that hold it."""
+"""Hardware, versions and date of a measurement, for the JSON file that holds it."""
 
 import json
 import os
 import platform
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
+from divprune_hf.common.whole_file import write_whole
 from divprune_hf.version import __version__
 
 
 def hardware(device: torch.device | str = "cpu") -> str:
-    """The machine in words: its GPU where `device` is one, otherwise its CPU and number of cores."""
+    """Return the machine in words: its GPU if `device` is one, otherwise its CPU and the number of cores."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -25,6 +27,7 @@ def hardware(device: torch.device | str = "cpu") -> str:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of this package, Python, torch and transformers."""
     return {
         "divprune_hf": __version__,
         "python": platform.python_version(),
@@ -33,8 +36,29 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_run(file, figures: dict, device: torch.device | str = "cpu") -> None:
-    """Write `figures` as JSON, with the hardware, the versions, torch's threads and the date."""
-    about = {"versions": versions(), "hardware": hardware(device), "threads": torch.get_num_threads()}
-    text = json.dumps({**figures, **about, "date": str(date.today())}, indent=2)
-    Path(file).write_text(text + "\n", encoding="utf-8")
+def write_run(
+    file: str | Path,
+    figures: dict[str, Any],
+    device: torch.device | str = "cpu",
+    *,
+    with_threads: bool = True,
+    indent: int = 2,
+) -> dict[str, Any]:
+    """Write figures as JSON, with the versions, the hardware and the date.
+
+    Args:
+        file: the file to write; it is whole or as it was.
+        figures: the contents, which JSON can hold.
+        device: where the figures were measured.
+        with_threads: add the number of threads that torch uses.
+        indent: blanks for each level of the JSON text.
+
+    Returns:
+        dict of everything that the file holds.
+    """
+    about: dict[str, Any] = {"versions": versions(), "hardware": hardware(device)}
+    if with_threads:
+        about["threads"] = torch.get_num_threads()
+    run = {**figures, **about, "date": str(date.today())}
+    write_whole(file, json.dumps(run, indent=indent) + "\n")
+    return run

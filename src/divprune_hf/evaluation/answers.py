@@ -1,63 +1,74 @@
-"""Answers of a pruned model to many questions, under one selector, budget and seed."""
+"""Answers of a pruned model to many questions, under one setting."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import groupby
+from typing import Any
 
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from divprune_hf.evaluation.questions import Question
+from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.ask import chat_prompt
 from divprune_hf.inference.budget import set_budget
 from divprune_hf.inference.pictures import read_picture
-from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.token_selection import feature_list
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A budget, a share of the visual tokens (float) or a number (int), and a selector, with its seed if it has one."""
-
-    selector: str
-    budget: float | int
-    seed: int | None = None
-
-    def __post_init__(self):
-        DivPruneConfig(**self.as_budget(), selector=self.selector, seed=self.seed or 0)  # refuses what is impossible
-
-    def as_budget(self) -> dict:
-        name = "num_tokens" if isinstance(self.budget, int) else "retention_ratio"
-        return {name: self.budget}
-
-    @property
-    def keeps_all(self) -> bool:
-        return isinstance(self.budget, float) and self.budget == 1
+SELECTION_INPUTS = ("pixel_values", "image_sizes", "num_image_tokens_kept")
+COLUMNS = ("answers", "text_tokens", "visual_tokens", "kept_tokens")
 
 
-def apply_setting(model, processor, setting: Setting) -> None:
-    """Let a loaded model and its processor keep what `setting` says."""
-    config = model.config.divprune_config
-    if not hasattr(config, "selector"):
+def apply_setting(model: Any, processor: Any, setting: Setting) -> None:
+    """Let a loaded model and its processor keep what a setting says.
+
+    Raises:
+        ValueError: the model's own code is older than the selectors.
+    """
+    if not hasattr(model.config.divprune_config, "selector"):
         raise ValueError("The model's own code is older than the baselines: convert the base again.")
     set_budget(model, processor, **setting.as_budget())
-    config = model.config.divprune_config
+    config = model.config.divprune_config  # a new one
     config.selector, config.seed = setting.selector, setting.seed or 0
 
 
+def selection_inputs(inputs: Any) -> dict[str, torch.Tensor]:
+    """Return those of a processor's outputs that a selection of image tokens depends on."""
+    return {name: inputs[name] for name in SELECTION_INPUTS if name in inputs}
+
+
 @torch.no_grad()
-def kept_features(model, processor, pictures: list) -> tuple[list[torch.Tensor], list[int]]:
-    """The features that the model keeps of each picture, (K, width), and how many visual tokens each had."""
+def kept_features(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> tuple[list[torch.Tensor], list[int]]:
+    """Return the features that the model keeps of each picture, `(K, width)`, and each picture's visual tokens, M."""
     inputs = processor(images=pictures, text=[processor.image_token] * len(pictures), padding=True, return_tensors="pt")
-    available = processor.count_image_tokens(inputs)
+    num_available = processor.count_image_tokens(inputs)
     inputs = inputs.to(model.device, model.dtype)
-    names = ("pixel_values", "image_sizes", "num_image_tokens_kept")
-    outputs = model.model.get_image_features(**{name: inputs[name] for name in names if name in inputs})
-    return feature_list(outputs), available
+    return feature_list(model.model.get_image_features(**selection_inputs(inputs))), num_available
 
 
 @torch.no_grad()
-def generate_answers(model, processor, features: list[torch.Tensor], texts: list[str], max_new_tokens: int):
-    """Greedy answers to one question per entry of `features`, and the number of text tokens of each prompt."""
+def generate_answers(
+    model: Any,
+    processor: Any,
+    features: Sequence[torch.Tensor],
+    texts: Sequence[str],
+    *,
+    max_new_tokens: int,
+) -> tuple[list[str], list[int]]:
+    """Return greedy answers from features that were kept before.
+
+    Args:
+        model: a pruned model.
+        processor: its processor.
+        features: the kept features of a picture for each question, `(K, width)`.
+        texts: the questions.
+        max_new_tokens: the longest answer, in tokens.
+
+    Returns:
+        The answer to each question, and the number of text tokens of its prompt.
+    """
     prompts = [
         chat_prompt(processor, "image", text).replace(processor.image_token, processor.image_token * len(kept))
         for text, kept in zip(texts, features)
@@ -65,7 +76,7 @@ def generate_answers(model, processor, features: list[torch.Tensor], texts: list
     inputs = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
     embeds = model.get_input_embeddings()(inputs["input_ids"])
     placeholders = inputs["input_ids"] == model.config.image_token_id
-    embeds[placeholders] = torch.cat(features).to(embeds.device, embeds.dtype)
+    embeds[placeholders] = torch.cat(list(features)).to(embeds.device, embeds.dtype)
     attention_mask = inputs["attention_mask"]
     output = model.generate(
         inputs_embeds=embeds, attention_mask=attention_mask, max_new_tokens=max_new_tokens, do_sample=False
@@ -75,9 +86,15 @@ def generate_answers(model, processor, features: list[torch.Tensor], texts: list
 
 
 def answer_questions(
-    model, processor, questions: list[Question], setting: Setting, batch_size: int, max_new_tokens: int
-) -> dict:
-    """Ask all questions under a setting. Each picture is encoded once, whatever is asked about it.
+    model: Any,
+    processor: Any,
+    questions: Sequence[Question],
+    setting: Setting,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    """Ask all questions under a setting. Each picture is encoded once for all its questions.
 
     Returns:
         dict of the setting and, one entry per question: "answers" (texts), "text_tokens" (of the prompt),
@@ -86,28 +103,32 @@ def answer_questions(
     apply_setting(model, processor, setting)
     order = sorted(range(len(questions)), key=lambda index: str(questions[index].image))
     groups = [list(group) for _, group in groupby(order, key=lambda index: questions[index].image)]
-    columns = {name: [None] * len(questions) for name in ("answers", "text_tokens", "visual_tokens", "kept_tokens")}
-    label = f"{setting.selector} {setting.budget}" + ("" if setting.seed is None else f" seed {setting.seed}")
-    with tqdm(total=len(questions), desc=label, unit="q", leave=False) as progress:
+    columns: dict[str, list[Any]] = {name: [None] * len(questions) for name in COLUMNS}
+    with tqdm(total=len(questions), desc=setting.label, unit="q", leave=False) as progress:
         for batch in batches_of(groups, batch_size):
-            pictures = [read_picture(questions[group[0]].image) for group in batch]
-            features, available = kept_features(model, processor, pictures)
+            pictures = [read_picture(str(questions[group[0]].image)) for group in batch]
+            features, num_available = kept_features(model, processor, pictures)
             asked = [(index, number) for number, group in enumerate(batch) for index in group]
             for start in range(0, len(asked), batch_size):
                 part = asked[start : start + batch_size]
                 texts = [questions[index].text for index, _ in part]
                 kept = [features[number] for _, number in part]
-                answers, text_tokens = generate_answers(model, processor, kept, texts, max_new_tokens)
+                answers, text_tokens = generate_answers(model, processor, kept, texts, max_new_tokens=max_new_tokens)
                 for (index, number), answer, length in zip(part, answers, text_tokens):
-                    row = answer, length, available[number], len(features[number])
+                    row = answer, length, num_available[number], len(features[number])
                     for column, value in zip(columns.values(), row):
                         column[index] = value
                 progress.update(len(part))
     return {**asdict(setting), **columns}
 
 
-def batches_of(groups: list[list[int]], batch_size: int):
-    """Pictures in batches: as many as ask for `batch_size` questions together, at least one."""
+def batches_of(groups: Sequence[list[int]], batch_size: int) -> Iterator[list[list[int]]]:
+    """Yield pictures in batches: as many as `batch_size` questions are about, at least one.
+
+    Args:
+        groups: for each picture, the numbers of its questions.
+        batch_size: questions at a time.
+    """
     batch: list[list[int]] = []
     for group in groups:
         if batch and sum(map(len, batch)) + len(group) > batch_size:

@@ -1,7 +1,7 @@
-"""Questions about pictures, as a JSON lines file, and whether an answer to one is right.
+"""Questions about pictures, read from a JSON lines file, and the rule by which an answer is right.
 
 One question a line: {"image": "scene_000.png", "question": "Is there a bag?", "answers": ["yes"], "kind": "presence"}.
-`image` is relative to the file's folder, `answers` are the accepted ones.
+`image` is relative to the folder of the file; every one of `answers` is accepted.
 """
 
 import json
@@ -15,7 +15,14 @@ KEYS = ("image", "question", "answers", "kind")
 
 @dataclass(frozen=True)
 class Question:
-    """A question about the picture at `image`; `answers` are accepted, as `normalised` writes them."""
+    """A question about a picture.
+
+    Args:
+        image: the file of the picture.
+        text: the question.
+        answers: the accepted answers, as `normalised` writes them.
+        kind: the group that the question is counted in, such as "presence".
+    """
 
     image: Path
     text: str
@@ -23,17 +30,17 @@ class Question:
     kind: str
 
     def accepts(self, answer: str) -> bool:
-        """Whether an answer is right: its first clause is one of those accepted, but for case ("Yes, there is.")."""
+        """Tell whether an answer is right: its first clause ("Yes, there is.") is an accepted one, in any case."""
         return normalised(answer) in self.answers
 
 
 def normalised(answer: str) -> str:
-    """The first clause of an answer in lower case: up to a line's end, or punctuation that ends a word."""
+    """Return the first clause of an answer in lower case: up to the end of a line or punctuation that ends a word."""
     return re.split(r"[.,;:!?](?:\s|$)|\n", answer.strip())[0].strip().lower()
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """The questions of a JSON lines file.
+    """Return the questions of a JSON lines file.
 
     Raises:
         ValueError: no such file, no question in it, a line that is not one, or a picture that is missing.
@@ -54,7 +61,7 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def read_question(line: str, folder: Path, place: str) -> Question:
-    """One line as a `Question`; `place` says where it stands, for an error."""
+    """Return one line as a `Question`; `place` names the line in an error."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:

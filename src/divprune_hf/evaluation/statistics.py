@@ -1,68 +1,89 @@
 """Accuracies and their differences, with 95 % confidence intervals by a bootstrap over pictures.
 
-Questions about one picture are not independent, so whole pictures are drawn. The bootstrap is paired: every selector,
+Questions about one picture are not independent, so the bootstrap draws whole pictures. It is paired: every selector,
 budget and seed is judged on the same draws.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+from transformers import PretrainedConfig
 
 from divprune_hf.cards.flops import prompt_flops
-from divprune_hf.evaluation.answers import Setting
 from divprune_hf.evaluation.questions import Question
+from divprune_hf.evaluation.settings import Setting
 
 
 NUM_DRAWS = 5000
-INTERVAL = (2.5, 97.5)
+INTERVAL = (2.5, 97.5)  # percentiles
 
 
 class Bootstrap:
-    """Draws of pictures, and the statistics of 0/1 marks (right or wrong, one per question) under them."""
+    """Draws of pictures, and the statistics of marks under them.
 
-    def __init__(self, questions: list[Question], seed: int = 0):
+    Args:
+        questions: the questions, some of which are about the same picture.
+        seed: the seed of the draws.
+    """
+
+    def __init__(self, questions: Sequence[Question], seed: int = 0) -> None:
         numbers = {image: number for number, image in enumerate(dict.fromkeys(q.image for q in questions))}
         self.picture = np.array([numbers[question.image] for question in questions])
         self.kinds = np.array([question.kind for question in questions])
-        # How often each picture comes in each draw; the first row is the sample itself.
         draws = np.random.default_rng(seed).multinomial(
             len(numbers), np.full(len(numbers), 1 / len(numbers)), size=NUM_DRAWS
         )
+        # The number of times that each draw has each picture; the first row is the sample itself.
         self.weights = np.vstack([np.ones(len(numbers)), draws])
 
     def accuracies(self, marks: np.ndarray, kind: str) -> np.ndarray:
-        """The accuracy of the sample and of each draw: `(1 + NUM_DRAWS,)`, NaN for draws without such a question."""
+        """Return the accuracy of the sample and of each draw, `(1 + NUM_DRAWS,)`.
+
+        Args:
+            marks: 1 for each question that was answered right, otherwise 0.
+            kind: the kind of questions to count. A draw without such a question gives NaN.
+        """
         chosen = self.kinds == kind
-        pictures = self.weights.shape[1]
-        right = np.bincount(self.picture[chosen], marks[chosen], minlength=pictures)
-        asked = np.bincount(self.picture[chosen], minlength=pictures)
+        num_pictures = self.weights.shape[1]
+        right = np.bincount(self.picture[chosen], marks[chosen], minlength=num_pictures)
+        asked = np.bincount(self.picture[chosen], minlength=num_pictures)
         with np.errstate(invalid="ignore", divide="ignore"):
             return (self.weights @ right) / (self.weights @ asked)
 
 
-def with_interval(name: str, values: np.ndarray) -> dict:
-    """A statistic (its value on the sample comes first, then those on the draws) and its confidence interval."""
+def with_interval(name: str, values: np.ndarray) -> dict[str, float]:
+    """Return a statistic and its confidence interval.
+
+    Args:
+        name: the key of the statistic in the result.
+        values: the statistic of the sample, then those of the draws.
+    """
     low, high = np.nanpercentile(values[1:], INTERVAL)
     # Rounded: a mean over seeds would otherwise differ from its equals in the last bit.
     return {key: round(float(value), 6) + 0.0 for key, value in ((name, values[0]), ("ci_low", low), ("ci_high", high))}
 
 
-def flop_ratio(text_config, answered: dict, chosen: np.ndarray) -> float:
-    """Prefill of the language model over the chosen prompts, as a share of what it is with all visual tokens."""
+def flop_ratio(text_config: PretrainedConfig, answered: Mapping[str, Any], chosen: np.ndarray) -> float:
+    """Return the language model's FLOPs over the chosen prompts, as a share of those with all visual tokens."""
     columns = [np.array(answered[name])[chosen].tolist() for name in ("text_tokens", "visual_tokens", "kept_tokens")]
     pruned = sum(prompt_flops(text_config, text, visual, kept) for text, visual, kept in zip(*columns))
     return pruned / sum(prompt_flops(text_config, text, visual) for text, visual, _ in zip(*columns))
 
 
-def evaluate(questions: list[Question], answered: dict[Setting, dict], text_config) -> dict:
-    """All figures of a run.
+def evaluate(
+    questions: Sequence[Question], answered: Mapping[Setting, Mapping[str, Any]], text_config: PretrainedConfig
+) -> dict[str, list[dict[str, Any]]]:
+    """Return all figures of a run.
 
     Args:
         questions: what was asked.
         answered: what `answer_questions` returned, by setting.
-        text_config: the language model's, for its FLOPs.
+        text_config: the language model's config, for its FLOPs.
 
     Returns:
-        dict of "results" (one row per setting and kind of question), "means" (over the seeds of "random") and
-        "differences" (the first selector minus each other one, at equal budgets, averaged over seeds).
+        dict of "results" (one row per setting and kind of question), "means" (over the seeds of a selector that draws)
+        and "differences" (the first selector minus each other one, at equal budgets, averaged over seeds).
     """
     bootstrap = Bootstrap(questions)
     kinds = list(dict.fromkeys(question.kind for question in questions))
@@ -72,7 +93,9 @@ def evaluate(questions: list[Question], answered: dict[Setting, dict], text_conf
         setting: np.array([question.accepts(answer) for question, answer in zip(questions, record["answers"])], float)
         for setting, record in answered.items()
     }
-    results, means, differences = [], [], []
+    results: list[dict[str, Any]] = []
+    means: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
     for kind in kinds:
         chosen = bootstrap.kinds == kind
         unpruned = next((bootstrap.accuracies(marks[s], kind) for s in answered if s.keeps_all), None)
@@ -81,7 +104,7 @@ def evaluate(questions: list[Question], answered: dict[Setting, dict], text_conf
             for selector in selectors:
                 settings = [s for s in answered if (s.selector, s.budget) == (selector, budget)]
                 draws = {setting: bootstrap.accuracies(marks[setting], kind) for setting in settings}
-                common = {"budget": budget, "kind": kind, "questions": int(chosen.sum())}
+                common: dict[str, Any] = {"budget": budget, "kind": kind, "questions": int(chosen.sum())}
                 common["flop_ratio"] = flop_ratio(text_config, answered[settings[0]], chosen)
                 for setting in settings:
                     row = {"selector": selector, "seed": setting.seed, **common}
