@@ -20,6 +20,7 @@ import divprune_hf.cli  # noqa: F401  once, for all processes
 import divprune_hf_console
 from divprune_hf.publishing import atomic_folder
 from divprune_hf.publishing.atomic_folder import leftovers
+from divprune_hf.publishing.convert import convert_checkpoint
 from tests.helpers.folders import file_hashes
 
 
@@ -109,6 +110,7 @@ def steps_of(runs):
 def measure(folder, mode, seed, num_kills):
     """Kill runs at random moments and before random steps; print how each looked, and its re-run."""
     runs, draw = Runs(folder, mode), random.Random(seed)
+    convert_checkpoint(runs.base, runs.out)  # what is imported and built at the first time is so once, for all processes
     base = file_hashes(runs.base)
     whole = {}
     for num_tokens in (3, 5):
