@@ -36,6 +36,7 @@ def running_hub(tmp_path_factory):
         environment |= {
             "HF_ENDPOINT": url,
             "HF_HOME": str(home),
+            "SSL_CERT_DIR": str(home),  # no certificates, which take a while to read: nothing is encrypted here
             "HF_HUB_DISABLE_XET": "1",
             "DISABLE_SAFETENSORS_CONVERSION": "1",
             "TQDM_DISABLE": "1",

@@ -67,7 +67,7 @@ def run(command, *, env=None, cwd=None, stdin=None, stdout=None, stderr=None, ca
     with contextlib.ExitStack() as stack:
         streams = [stream_of(given, number, stack) for number, given in enumerate((stdin, stdout, stderr))]
         request = {
-            "arguments": [os.fspath(argument) for argument in command[1:]],
+            "arguments": [os.fsdecode(argument) for argument in command[1:]],
             "environment": environment,
             "directory": os.fspath(cwd or os.getcwd()),
         }

@@ -2,10 +2,10 @@
 
     python warm_server.py LISTENER LIFELINE
 
-Both are file descriptors: a listening Unix socket, and a pipe whose other end closes when the tests are over. Nothing is
-imported before the first request comes. What is imported then reads no variable of the environment in which the
-processes differ; so neither transformers nor huggingface_hub is, nor is the package. The server has one thread, since it
-forks.
+Both are file descriptors: a listening Unix socket, and a pipe whose other end closes when the tests are over. Nothing
+is imported before the first request comes. What is imported then reads no variable of the environment in which the
+processes differ; so neither transformers nor huggingface_hub is, nor is the package. The server has one thread, since
+it forks.
 """
 
 import atexit
