@@ -110,9 +110,7 @@ def steps_of(runs):
 def measure(folder, mode, seed, num_kills):
     """Kill runs at random moments and before random steps; print how each looked, and its re-run."""
     runs, draw = Runs(folder, mode), random.Random(seed)
-    convert_checkpoint(
-        runs.base, runs.out
-    )  # what is imported and built at the first time is so once, for all processes
+    convert_checkpoint(runs.base, runs.out)  # what is imported at the first time is so once, for all processes
     base = file_hashes(runs.base)
     whole = {}
     for num_tokens in (3, 5):
