@@ -47,6 +47,13 @@ def nothing_of_ours_is_to_be_removed():
     assert not coming_removals.seen[before:], "\n".join(map(str, coming_removals.seen[before:]))
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Go back to one thread after a test: the scripts that are run in this process set another number."""
+    yield
+    torch.set_num_threads(1)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A tiny base on disk, its variant with 0.25 of the tokens, and what they are called."""
