@@ -1,5 +1,6 @@
 """Fixtures: tiny checkpoints on disk, their variants, and real pictures."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 import divprune_hf
 from divprune_hf.inference.videos import read_video
+from tests.helpers import warm_python
 from tests.helpers.hub_fixtures import base, converted, hub, running_hub, sharded_base, variant  # noqa: F401
 from tests.helpers.tiny_models import save_tiny_base
 
@@ -28,6 +30,14 @@ torch.set_num_threads(1)  # tiny models gain nothing from more, and lose a lot w
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 
 
+def pytest_configure(config):
+    """Let one server start the processes of all tests, those of xdist's workers too."""
+    if not hasattr(config, "workerinput"):
+        stack = contextlib.ExitStack()
+        stack.enter_context(warm_python.server())
+        config.add_cleanup(stack.close)
+
+
 @pytest.fixture(autouse=True)
 def nothing_of_ours_is_to_be_removed():
     """Fail a test in which our code uses what transformers says it will remove."""
@@ -35,6 +45,13 @@ def nothing_of_ours_is_to_be_removed():
     before = len(coming_removals.seen)
     yield
     assert not coming_removals.seen[before:], "\n".join(map(str, coming_removals.seen[before:]))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Go back to one thread after a test: the scripts that are run in this process set another number."""
+    yield
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
@@ -120,7 +137,10 @@ def clips(video_files):
 
 @pytest.fixture(scope="session")
 def run_isolated(tmp_path_factory):
-    """Run Python code in a process that cannot import the package: what loads there is remote code."""
+    """Run Python code in a process that cannot import the package: what loads there is remote code.
+
+    With `bare=True` torch is not imported beforehand either (see `warm_python`).
+    """
     cache = tmp_path_factory.mktemp("modules")
     guard = (
         "import sys\n"
@@ -131,16 +151,11 @@ def run_isolated(tmp_path_factory):
         "sys.meta_path.insert(0, Guard())\n"
     )
 
-    def run(code, *arguments, **variables):
+    def run(code, *arguments, bare=False, **variables):
         environment = {**os.environ, "HF_MODULES_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **variables}
-        result = subprocess.run(
-            [sys.executable, "-c", guard + code, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=cache,
-            timeout=600,
-        )
+        command = [sys.executable, "-c", guard + code, *map(str, arguments)]
+        start = subprocess.run if bare else warm_python.run
+        result = start(command, capture_output=True, text=True, env=environment, cwd=cache, timeout=600)
         assert result.returncode == 0, result.stderr[-4000:]
         return result.stdout
 

@@ -41,12 +41,20 @@ def exact_features(seed, m, d, dtype=torch.float32):
     return (torch.randint(0, 2, (m, d), generator=generator) * 2 - 1).to(dtype)
 
 
+def float64_distances(features):
+    """`naive_distance` of all pairs of rows, (M, M), but for the last bits; a loop over them would take seconds."""
+    rows = features.double()
+    norms = torch.tensor([math.sqrt(math.fsum(x * x for x in row)) for row in rows.tolist()], dtype=torch.float64)
+    is_zero = norms == 0
+    inverse = torch.where(is_zero, 0.0, 1 / norms)
+    distances = 1 - (rows * inverse[:, None]) @ (rows * inverse[:, None]).T
+    return torch.where(is_zero[:, None] & is_zero[None], 0.0, distances)
+
+
 def is_greedy(features, picks, tolerance):
     """Whether each pick is, within `tolerance`, as good as the best choice that the picks before it leave."""
-    rows = features.double().tolist()
-    m = len(rows)
-    distances = torch.tensor([[naive_distance(a, b) for b in rows] for a in rows], dtype=torch.float64)
-    nearest = (distances + torch.diag(torch.full((m,), math.inf))).amin(1)
+    distances = float64_distances(features)
+    nearest = (distances + torch.diag(torch.full((len(features),), math.inf))).amin(1)
     if nearest[picks[0]] < nearest.max() - tolerance:
         return False
     for step in range(1, len(picks)):

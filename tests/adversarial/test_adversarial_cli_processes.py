@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.helpers import warm_python
+
 
 SOURCES = str(Path(__file__).parents[2] / "src")
 COMMAND = [sys.executable, "-c", "import sys; from divprune_hf_console import main; sys.exit(main())"]
@@ -25,10 +27,13 @@ QUIET = {
 
 
 def run(*arguments, environment=None, **options):
-    """Run the command as its console script does, in a process of its own."""
+    """Run the command as its console script does, in a process of its own.
+
+    It is started where the environment is one that Python reads as it starts, and forked elsewhere (`warm_python`).
+    """
     variables = {**os.environ, **QUIET, **(environment or {})}
     variables = {name: value for name, value in variables.items() if value is not None}
-    return subprocess.run([*COMMAND, *arguments], env=variables, capture_output=True, timeout=300, **options)
+    return warm_python.run([*COMMAND, *arguments], env=variables, capture_output=True, timeout=300, **options)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +121,7 @@ HIDDEN = {
 def test_a_library_cannot_hide_that_the_user_wants_out(media, body, name):
     code = INTERRUPTED.format(body=HIDDEN[body].format(name=name))
     command = [sys.executable, "-c", code, "ask", "model", "photo.png", "w1"]
-    result = subprocess.run(command, env={**os.environ, **QUIET}, capture_output=True, timeout=300)
+    result = warm_python.run(command, env={**os.environ, **QUIET}, capture_output=True, timeout=300)
     assert result.returncode == SIGNALS[getattr(signal, name)]
     assert b"Traceback" not in result.stderr
 
@@ -158,7 +163,8 @@ def test_head_ends_quietly(media):
 def test_a_full_disk_is_one_line(media):
     with open("/dev/full", "w") as full:
         command = [*COMMAND, "ask", str(media["model"]), str(media["photo"]), "w1"]
-        result = subprocess.run(command, env={**os.environ, **QUIET}, stdout=full, stderr=subprocess.PIPE, timeout=300)
+        environment = {**os.environ, **QUIET}
+        result = warm_python.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, timeout=300)
     lines = result.stderr.decode().splitlines()
     assert result.returncode == 2 and "No space left" in lines[-1] and "Traceback" not in result.stderr.decode()
 

@@ -9,16 +9,14 @@ import time
 import pytest
 
 from tests.helpers.hostile_cases import CASES, KINDS
-from tests.helpers.hostile_session import (  # noqa: F401 (fixtures)
+from tests.helpers.hostile_session import (  # noqa: F401 (a fixture)
     COMMANDS,
     SECONDS,
     TARGET,
     VERIFIED,
     arguments_of,
     assert_nothing_happened,
-    hostile_session,
     hub,
-    lean,
     state,
 )
 from tests.helpers.hub_parts import BASE_ID, WRITER

@@ -13,7 +13,7 @@ import divprune_hf
 from tests.helpers import hostile_hub as hostile
 from tests.helpers.folders import file_hashes
 from tests.helpers.hostile_cases import CASES, KINDS
-from tests.helpers.hostile_session import (  # noqa: F401 (fixtures)
+from tests.helpers.hostile_session import (  # noqa: F401 (a fixture)
     ANSWER_BYTES,
     COMMANDS,
     TARGET,
@@ -21,9 +21,7 @@ from tests.helpers.hostile_session import (  # noqa: F401 (fixtures)
     arguments_of,
     assert_nothing_happened,
     escapes_in,
-    hostile_session,
     hub,
-    lean,
     state,
 )
 from tests.helpers.hub_parts import BASE_ID, WRITER, assert_holds, contents, without_card

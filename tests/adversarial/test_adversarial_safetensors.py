@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import struct
-import subprocess
 import sys
 
 import pytest
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from divprune_hf import convert_checkpoint
 from divprune_hf.checkpoints.safetensors_headers import check_shard
 from divprune_hf.inference.loading import load_pruned
+from tests.helpers import warm_python
 from tests.helpers.folders import edit_json, load_json, tree
 
 
@@ -189,7 +189,7 @@ def test_a_command_says_so_in_one_line_with_code_2(make_checkpoint, tmp_path, co
         "push": [folder, "org/lean"],
         "ask": [folder, tmp_path / "photo.png", "w1"],
     }[command]
-    result = subprocess.run(
+    result = warm_python.run(
         [sys.executable, "-c", COMMAND, command, *map(str, arguments)], capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 2, result.stderr

@@ -83,6 +83,7 @@ def hostile_session(tmp_path_factory):
             **TALKATIVE,
             "HF_ENDPOINT": url,
             "HF_HOME": str(home),
+            "SSL_CERT_DIR": str(home),  # no certificates, which take a while to read: nothing is encrypted here
             "HF_TOKEN": WRITER,
             "HF_HUB_DISABLE_XET": "1",
             "TQDM_DISABLE": "1",

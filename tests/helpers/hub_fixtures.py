@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import hub_client
 from tests.helpers.hub_parts import BASE_ID, READER, WRITER, Hub
 from tests.helpers.hub_server import loopback_hub
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -34,13 +36,14 @@ def running_hub(tmp_path_factory):
         environment |= {
             "HF_ENDPOINT": url,
             "HF_HOME": str(home),
+            "SSL_CERT_DIR": str(home),  # no certificates, which take a while to read: nothing is encrypted here
             "HF_HUB_DISABLE_XET": "1",
             "DISABLE_SAFETENSORS_CONVERSION": "1",
             "TQDM_DISABLE": "1",
         }
-        command = [sys.executable, hub_client.__file__]
+        command = [sys.executable, "-m", "tests.helpers.hub_client"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
         yield Hub(store, environment, process)
         process.stdin.close()
         process.wait(timeout=60)

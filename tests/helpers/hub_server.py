@@ -36,6 +36,7 @@ ROUTES = [
 
 class Handler(Uploads, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's system
 
     @property
     def hub(self) -> HubStore:

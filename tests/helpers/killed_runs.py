@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import divprune_hf.cli  # noqa: F401  once, for all processes
 import divprune_hf_console
 from divprune_hf.publishing import atomic_folder
 from divprune_hf.publishing.atomic_folder import leftovers
+from divprune_hf.publishing.convert import convert_checkpoint
 from tests.helpers.folders import file_hashes
 
 
@@ -106,15 +108,20 @@ def steps_of(runs):
         return pipe.read().decode().split()
 
 
-def measure(folder, mode, seed, num_kills):
-    """Kill runs at random moments and before random steps; print how each looked, and its re-run."""
+def measure(folder, mode, seed, num_kills, kept):
+    """Kill runs at random moments and before random steps; print how each looked, and its re-run.
+
+    `kept` is an empty folder for the variants that whole runs made: killed runs are to replace copies of them.
+    """
     runs, draw = Runs(folder, mode), random.Random(seed)
+    convert_checkpoint(runs.base, runs.out)  # what is imported at the first time is so once, for all processes
     base = file_hashes(runs.base)
     whole = {}
     for num_tokens in (3, 5):
         runs.forget()
         assert runs.run(num_tokens) == 0
         whole[num_tokens] = file_hashes(runs.out)
+        shutil.copytree(runs.out, kept / str(num_tokens))
     durations = []
     for _ in range(3):
         began = time.monotonic()
@@ -130,7 +137,7 @@ def measure(folder, mode, seed, num_kills):
         runs.forget()
         old, name, step = planned.pop() if planned else (draw.choice([None, 3]), draw.choice(sorted(SIGNALS)), None)
         if old:
-            assert runs.run(old) == 0
+            shutil.copytree(kept / str(old), runs.out)
         if step is not None or number % 2:
             step = draw.randrange(len(steps)) if step is None else step
             moment = f"step {step} of {len(steps)}"
@@ -169,4 +176,5 @@ def measure(folder, mode, seed, num_kills):
 
 if __name__ == "__main__":
     divprune_hf_console.on_signals(divprune_hf_console.leave)  # forked processes begin with it
-    measure(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    with tempfile.TemporaryDirectory() as kept:
+        measure(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(kept))

@@ -7,6 +7,7 @@ import pytest
 from divprune_hf import keep_count
 from divprune_hf.checkpoints.files import tensor_shapes, weight_files
 from divprune_hf.publishing import checks
+from tests.helpers import warm_python
 from tests.helpers.folders import edit_json, load_json
 
 
@@ -41,8 +42,14 @@ def test_a_variant_with_crops_answers(make_checkpoint, tmp_path, has_weights):
     checks.check_loads(variant, 1, has_weights)
 
 
+@pytest.fixture
+def warm(monkeypatch):
+    """Processes that load a variant are forked; the test before starts them as the product does."""
+    monkeypatch.setattr(checks, "subprocess", warm_python)
+
+
 @pytest.mark.parametrize("has_weights", [True, False], ids=["weights", "meta"])
-def test_a_variant_with_videos_is_asked_about_one(video_files, make_checkpoint, tmp_path, has_weights):
+def test_a_variant_with_videos_is_asked_about_one(warm, video_files, make_checkpoint, tmp_path, has_weights):
     variant = shutil.copytree(make_checkpoint(family="llava_next_video").variant, tmp_path / "variant")
     if not has_weights:
         (variant / "model.safetensors").unlink()
@@ -51,7 +58,7 @@ def test_a_variant_with_videos_is_asked_about_one(video_files, make_checkpoint, 
     assert answers.keys() == {"image", "video"} and answers["video"]["kept"] == [keep_count(18, retention_ratio=0.1)]
 
 
-def test_a_large_model_is_checked_without_its_weights(make_checkpoint, tmp_path):
+def test_a_large_model_is_checked_without_its_weights(warm, make_checkpoint, tmp_path):
     """The sizes of a 7B language model: 27 GB in float32, none of which is allocated."""
     variant = shutil.copytree(make_checkpoint().variant, tmp_path / "variant")
     (variant / "model.safetensors").write_bytes(b"never read")
@@ -61,7 +68,7 @@ def test_a_large_model_is_checked_without_its_weights(make_checkpoint, tmp_path)
     checks.check_loads(variant, checks.LARGEST_TO_LOAD + 1)
 
 
-def test_what_does_not_load_is_refused_with_the_reason(make_checkpoint, tmp_path):
+def test_what_does_not_load_is_refused_with_the_reason(warm, make_checkpoint, tmp_path):
     variant = shutil.copytree(make_checkpoint().variant, tmp_path / "variant")
     (variant / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="does not load as remote code: .+"):

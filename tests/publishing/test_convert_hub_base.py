@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
 
+from tests.helpers import warm_python
 from tests.helpers.folders import edit_json, load_json
 
 
@@ -42,7 +42,7 @@ def hub_cache(make_checkpoint, tmp_path):
 def convert(hub_cache, *arguments):
     environment = {**os.environ, "HF_HUB_CACHE": str(hub_cache), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", CONVERT, *map(str, arguments)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = warm_python.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
 

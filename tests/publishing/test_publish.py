@@ -1,11 +1,11 @@
 """A Hub base becomes a published variant in one command, and its weights never come here."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 
+from tests.helpers import warm_python
 from tests.helpers.hub_parts import CAN_COPY, WRITER, assert_holds, contents, sent_weights
 
 
@@ -150,7 +150,7 @@ def test_publish_works_from_an_installed_wheel(hub, fresh_base, installed_wheel,
     arguments = [str(installed_wheel), "publish", FRESH, NAME, "--num-tokens", "5", *UPLOAD]
     environment = {**hub.environment, "PYTHONPATH": str(installed_wheel), "HF_TOKEN": WRITER}
     command = [sys.executable, "-c", code, *arguments]
-    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    result = warm_python.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     files = hub.store.repos[NAME].files("v0.1.0")
     assert "paper's figures** for LLaVA-1.5-13B" in files["README.md"].content.decode()

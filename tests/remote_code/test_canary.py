@@ -70,7 +70,7 @@ def test_remote_code_in_a_bare_process_gives_the_stock_models_logits(case, expec
     inputs, logits, first = expected
     file = tmp_path / "prompt.pt"
     torch.save((with_counts(case, inputs), budget_of(case)), file)
-    run_isolated(REMOTE, case.checkpoint.variant, file)
+    run_isolated(REMOTE, case.checkpoint.variant, file, bare=True)
     remote_logits, remote_first = torch.load(file)
     assert torch.equal(remote_logits, logits) and torch.equal(remote_first, first)
 

@@ -1,7 +1,6 @@
 """The selection against a naive float64 double loop, and its behaviour where arithmetic gets awkward."""
 
 import math
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from divprune_hf import select_diverse_tokens
+from tests.helpers import warm_python
 from tests.naive_max_min import exact_features, is_greedy, naive_max_min
 
 
@@ -168,7 +168,7 @@ def test_distances_leave_float32_wherever_its_products_may_be_rounded(setting, d
         "torch.compile(select_diverse_tokens, fullgraph=True, backend='aot_eager')(features, 3)\n"
         "print(distance_dtype(features), distance_dtype(features.bfloat16()))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = warm_python.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == [f"torch.{dtype}", "torch.float32"], result.stderr[-2000:]
 
 

@@ -16,16 +16,20 @@ import torch
 from divprune_hf import select_diverse_tokens
 from divprune_hf.remote_code import max_min_triton
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
+from tests.helpers import warm_python
 from tests.helpers.devices import needs_gpu, needs_triton
 from tests.helpers.ragged_batches import check_parity, ragged_batch
 from tests.naive_max_min import is_greedy
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @needs_triton
 def test_the_interpreted_programs_compute_and_pick_what_torch_does():
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "tests.helpers.ragged_batches", "50"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.stdout == "51 batches\n", result.stderr[-2000:]
 
 
@@ -80,7 +84,7 @@ def test_triton_is_imported_only_once_it_is_needed():
         "from divprune_hf.remote_code import max_min_triton\n"
         "select_diverse_tokens(torch.randn(9, 4), 3)\nassert max_min_triton.tl is None"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = warm_python.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
