@@ -72,7 +72,7 @@ def load_pruned(
     if Path(model_id).is_dir():
         weight_files(model_id)  # names a damaged file, which an error of loading does not
     source = {"revision": commit, "trust_remote_code": trust_remote_code}
-    placement = {"device_map": device or "auto", "dtype": dtype}
+    placement: dict[str, Any] = {"device_map": device or "auto", "dtype": dtype}
     if hasattr(config, "divprune_config"):
         model = AutoModelForImageTextToText.from_pretrained(model_id, **source, **placement)
         processor = AutoProcessor.from_pretrained(model_id, **source)
@@ -81,11 +81,11 @@ def load_pruned(
         return model.eval(), processor
     family = FAMILIES[config.model_type]
     divprune_config = DivPruneConfig.merged(override=budget, takes_videos=takes_videos)
-    settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
-    config = family.config_class(**settings, divprune_config=divprune_config)
-    model = family.head_class.from_pretrained(model_id, config=config, revision=commit, **placement)
+    of_base = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+    pruned_config = family.config_class(**{**of_base, "divprune_config": divprune_config})
+    pruned = family.head_class.from_pretrained(model_id, config=pruned_config, revision=commit, **placement)
     stock = AutoProcessor.from_pretrained(model_id, **source)
-    return model.eval(), pruning_processor(stock, stored_processor_config(model_id, commit), config, family)
+    return pruned.eval(), pruning_processor(stock, stored_processor_config(model_id, commit), pruned_config, family)
 
 
 def check_before_loading(model_id: str | Path, revision: str | None) -> tuple[Family, str]:

@@ -52,7 +52,8 @@ def read_video(source: str, num_frames: int = DEFAULT_NUM_FRAMES) -> np.ndarray:
         with av.open(str(source)) as container:
             if not container.streams.video:
                 raise ValueError(f"{source} has no pictures in it, only sound.")
-        frames, _ = load_video(str(source), backend="pyav", sample_indices_fn=evenly_spaced)  # type: ignore[arg-type]
+        path: Any = str(source)  # load_video takes one, though its types do not say so
+        frames, _ = load_video(path, backend="pyav", sample_indices_fn=evenly_spaced)
     except (av.FFmpegError, OSError, IndexError, TypeError) as error:
         detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{source} is not a video that can be read ({detail}).") from None

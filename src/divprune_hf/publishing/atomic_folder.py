@@ -21,7 +21,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # tells that there are no locks
 
 
 AT_CURRENT_FOLDER = -100  # AT_FDCWD of Linux

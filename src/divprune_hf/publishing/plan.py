@@ -71,7 +71,7 @@ class PlannedFile:
                 src_repo_id=self.base.repo_id,
                 src_repo_type="model",
             )
-        return CommitOperationAdd(self.path, self.content)  # type: ignore[arg-type]  # None is never to be uploaded
+        return CommitOperationAdd(self.path, self.content)  # type: ignore[arg-type]  # an upload has one
 
 
 @dataclass(frozen=True)
