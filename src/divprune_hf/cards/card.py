@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from string import Template
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
@@ -14,43 +15,27 @@ from divprune_hf.remote_code.selectors import SELECTORS
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 
 
-# What a card says of the weights of a converted variant, and of a model that was saved, such as a trained one.
+# Sentences about the weights: of a converted variant, and of a model that transformers saved, such as a trained one.
 OF_THE_BASE = "The weights are the base's, byte for byte:\nnothing was trained and nothing was calibrated."
 SAVED = "The weights were\nsaved by transformers after conversion, and may have been trained further."
 LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
 
-VIDEO = Template("""
-About a video (`pip install torchvision av`), whose budget is `video_num_tokens` or `video_retention_ratio`:
-
-```python
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.video_utils import load_video
-
-processor = AutoProcessor.from_pretrained("$name", trust_remote_code=True$revision)
-model = AutoModelForImageTextToText.from_pretrained(
-    "$name", trust_remote_code=True$revision, dtype="auto", device_map="auto"
-)
-frames, _ = load_video("clip.mp4", num_frames=8, backend="pyav")
-prompt = "USER: <video>\\nWhat happens? ASSISTANT:"
-inputs = processor(videos=[frames], text=prompt, return_tensors="pt").to(model.device, model.dtype)
-output = model.generate(**inputs, max_new_tokens=30)
-print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-```
-""")
-
 
 @dataclass(frozen=True)
 class CardFacts:
-    """The facts that a card tells.
+    """The facts that a card states.
 
     Attributes:
-        name: what `from_pretrained` takes: a folder, or ORG/NAME.
+        name: the argument of `from_pretrained`: a folder, or ORG/NAME.
+        divprune_config: the settings of the pruning.
         base: the Hub id of the base or, if it is not `on_hub`, the name of its folder.
-        commit: the commit of a Hub base, where it is known.
+        on_hub: True if the base is a Hub repo.
+        commit: the commit of a Hub base, if it is known.
         tag: the tag under which the variant is published.
-        takes_videos: whether its family has a budget for videos too.
+        licence: the licence of the base, if it is known.
         row: the row of the table with the base's figures.
-        saved: whether transformers saved it, so that its weights need not be the base's.
+        takes_videos: True if the family has a budget for videos too.
+        saved: True if transformers saved it, so that its weights may differ from the base's.
     """
 
     name: str
@@ -65,8 +50,14 @@ class CardFacts:
     saved: bool = False
 
     @classmethod
-    def of_config(cls, name: str, config: dict, folder_name: str) -> "CardFacts":
-        """Return what is known of a variant with this `config.json`; `folder_name` is that of a local base."""
+    def of_config(cls, name: str, config: dict[str, Any], folder_name: str) -> "CardFacts":
+        """Return the facts of a variant.
+
+        Args:
+            name: the argument of `from_pretrained`.
+            config: the content of its `config.json`.
+            folder_name: the name of the base's folder, for a base that is not on the Hub.
+        """
         recorded = files.recorded_base(config) or {}
         row = variant_of(recorded.get("repo_id"))
         return cls(
@@ -77,12 +68,12 @@ class CardFacts:
             commit=recorded.get("commit"),
             licence=row.licence if row else None,
             row=row,
-            takes_videos="video" in config["model_type"],
+            takes_videos=files.family_of(config, name).takes_videos,
         )
 
 
 def render_card(facts: CardFacts) -> str:
-    """The text of a variant's README.md."""
+    """Return the text of a variant's README.md."""
     template = Template(asset("variant_card.md"))
     pin = ""
     revision = f', revision="{facts.tag}"' if facts.tag else ""
@@ -97,7 +88,7 @@ def render_card(facts: CardFacts) -> str:
         budget=budget(facts),
         weights=SAVED if facts.saved else OF_THE_BASE,
         choice=SELECTORS[facts.divprune_config.selector].sentence,
-        video=VIDEO.substitute(name=facts.name, revision=revision) if facts.takes_videos else "",
+        video=about_videos(facts.name, revision) if facts.takes_videos else "",
         pinning=pin,
         tested=", ".join(TESTED_TRANSFORMERS),
         revision=revision,
@@ -108,9 +99,14 @@ def render_card(facts: CardFacts) -> str:
     )
 
 
-def metadata(facts):
-    """The YAML at the top of the card, with what the Hub's pages and filters read."""
-    data = {
+def about_videos(name: str, revision: str) -> str:
+    """Return the section about videos; `revision` is the argument of `from_pretrained` that the examples append."""
+    return "\n" + Template(asset("video.md")).substitute(name=name, revision=revision)
+
+
+def metadata(facts: CardFacts) -> str:
+    """Return the YAML at the top of the card, which the Hub's pages and filters read."""
+    data: dict[str, Any] = {
         **licence_metadata(facts.licence),
         "library_name": "transformers",
         "pipeline_tag": "image-text-to-text",
@@ -121,8 +117,8 @@ def metadata(facts):
     return ModelCardData(**data).to_yaml()
 
 
-def licence_metadata(licence):
-    """The part of the metadata that names the licence; `other` needs a name and a link besides."""
+def licence_metadata(licence: Licence | None) -> dict[str, str | None]:
+    """Return the metadata that names the licence; `other` needs a name and a link too."""
     if licence is None:
         return {}
     if licence.id != "other":
@@ -130,14 +126,16 @@ def licence_metadata(licence):
     return {"license": "other", "license_name": licence.name, "license_link": licence.link}
 
 
-def source(facts):
+def source(facts: CardFacts) -> str:
+    """Return the sentence that says what the variant was converted from."""
     if not facts.on_hub:
         return LOCAL_SOURCE.format(base=facts.base)
     at = f" at commit `{facts.commit}`" if facts.commit else ""
     return f"Converted from [`{facts.base}`](https://huggingface.co/{facts.base}){at} with divprune_hf."
 
 
-def budget(facts):
+def budget(facts: CardFacts) -> str:
+    """Return the number or share of visual tokens that are kept, in words."""
     divprune_config = facts.divprune_config
     if divprune_config.num_tokens is not None:
         text = f"{divprune_config.num_tokens} visual tokens per image"
@@ -150,13 +148,15 @@ def budget(facts):
     return f"{text} and {divprune_config.video_retention_ratio:.1%} of each video's"
 
 
-def details(row):
+def details(row: Variant | None) -> str:
+    """Return the section that only this base has, or an empty text."""
     if row is None or row.details is None:
         return ""
     return "\n" + asset(row.details).strip() + "\n"
 
 
-def licence_text(facts):
+def licence_text(facts: CardFacts) -> str:
+    """Return the section about the licence."""
     licence = facts.licence
     if licence is None:
         return "The licence of the base holds for this model too."
@@ -165,8 +165,8 @@ def licence_text(facts):
     return " ".join(part for part in [*parts, "The Python files are under Apache-2.0."] if part)
 
 
-def rendered_facts(text: str, config: dict) -> CardFacts | None:
-    """The facts from which `convert` rendered this card, or None if it was written or edited by someone."""
+def rendered_facts(text: str, config: dict[str, Any]) -> CardFacts | None:
+    """Return the facts from which `convert` rendered this card, or None if somebody wrote or edited it."""
     name = re.search(r'from_pretrained\(\s*"([^"]+)"', text)
     base = re.search(LOCAL_SOURCE.format(base="([^`]+)"), text)
     if name is None:

@@ -1,27 +1,29 @@
-"""The figures on a card: what is counted, what the paper reports, and what we measured, each marked as such."""
+"""The figures on a card: counted ones, the paper's, and measured ones, each marked as such."""
 
 from statistics import mean
 from types import SimpleNamespace
 
 from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.cards.variants import Variant
 from divprune_hf.common.markdown import markdown_table
 from divprune_hf.remote_code.budget import keep_count
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 
 
-def figures(row, divprune_config) -> str:
-    """The section of a card, in Markdown.
+def figures(row: Variant | None, divprune_config: DivPruneConfig) -> str:
+    """Return the section of a card with the figures, in Markdown.
 
     Args:
-        row (`Variant` or `None`): the table's row of the base.
-        divprune_config (`DivPruneConfig`): the variant's own budget, which may differ from the table's.
+        row: the row of the base in the table, if it has one.
+        divprune_config: the variant's own settings, which may differ from those in the table.
     """
     if row is None:
         return "Not measured."
     return "\n\n".join([counted(row, divprune_config), papers(row), ours(row)])
 
 
-def counted(row, divprune_config):
-    """Tokens and FLOPs, which need no measurement."""
+def counted(row: Variant, divprune_config: DivPruneConfig) -> str:
+    """Return the table of tokens and FLOPs, which need no measurement."""
     full, kept, full_flops, kept_flops, ratio = token_counts(row, divprune_config)
     unit, scale = ("TFLOP", 1e12) if full_flops > 1e11 else ("GFLOP", 1e9)
     what = "video" if row.takes_videos else "image"
@@ -37,8 +39,8 @@ def counted(row, divprune_config):
     return f"{markdown_table(['', 'all tokens', 'this variant'], rows)}\n\n{note}"
 
 
-def token_counts(row, divprune_config):
-    """Mean visual tokens before and after, mean FLOPs before and after, and the mean of their ratios."""
+def token_counts(row: Variant, divprune_config: DivPruneConfig) -> tuple[str, str, float, float, float]:
+    """Return the mean visual tokens before and after pruning, the mean FLOPs, and the mean of the FLOPs' ratios."""
     sizes = SimpleNamespace(**row.language_model)
     budget = divprune_config.video_budget if row.takes_videos else divprune_config.budget
     kept = [keep_count(available, **budget) for available in row.visual_tokens]
@@ -48,12 +50,14 @@ def token_counts(row, divprune_config):
     return average(row.visual_tokens), average(kept), mean(before), mean(after), ratio
 
 
-def average(counts):
+def average(counts: list[int]) -> str:
+    """Return the mean of some counts, marked as an average unless they are equal."""
     mark = "" if len(set(counts)) == 1 else " on average"
     return f"{mean(counts):,.0f}{mark}"
 
 
-def papers(row):
+def papers(row: Variant) -> str:
+    """Return the table of the paper's figures, or a sentence that there are none."""
     if row.paper is None:
         return "**The paper's figures:** none; the paper (arXiv 2503.02175) does not evaluate this model."
     scores = {name: pair for name, pair in row.paper.items() if name != "title"}
@@ -68,7 +72,8 @@ def papers(row):
     )
 
 
-def ours(row):
+def ours(row: Variant) -> str:
+    """Return the table of measured figures, with script, hardware and date."""
     if row.measured is None:
         return "**Our figures:** not measured."
     rows = [[name, *pair] for name, pair in row.measured["rows"].items()]

@@ -1,4 +1,6 @@
-"""Offline rules for the metadata of a card: huggingface_hub's own check asks the server."""
+"""Offline checks of the metadata of a card; the check of huggingface_hub asks the server."""
+
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard
@@ -11,15 +13,12 @@ RELATIONS = ("adapter", "merge", "quantized", "finetune")
 
 
 def check_metadata(text: str) -> None:
-    """Refuse a card whose metadata the Hub would not understand.
+    """Refuse a card whose metadata the Hub would not accept.
 
     Raises:
-        ValueError: names the field, what it holds, and what is expected.
+        ValueError: names the field, its value, and what is expected.
     """
-    try:
-        data = ModelCard(text, ignore_metadata_errors=False).data
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"README.md has no readable metadata ({' '.join(str(error).split())}).") from None
+    data = read_card(text).data
     licence = data.get("license")
     if licence not in licence_ids():
         raise ValueError(f"README.md has license={licence!r}, expected a licence id of the Hub, such as apache-2.0.")
@@ -33,19 +32,25 @@ def check_metadata(text: str) -> None:
     check_base_model(data.get("base_model"), data.get("base_model_relation"))
 
 
-def with_metadata(text: str, changes: dict) -> str:
-    """A card with some fields of its metadata set; None leaves a field as it is."""
-    try:
-        card = ModelCard(text, ignore_metadata_errors=False)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"README.md has no readable metadata ({' '.join(str(error).split())}).") from None
+def with_metadata(text: str, changes: dict[str, Any]) -> str:
+    """Return a card with some fields of its metadata set; None leaves a field as it is."""
+    card = read_card(text)
     for name, value in changes.items():
         if value is not None:
             setattr(card.data, name, value)
     return str(card)
 
 
-def check_base_model(base_model, relation):
+def read_card(text: str) -> ModelCard:
+    """Return a card as an object; raise a `ValueError` if its metadata cannot be read."""
+    try:
+        return ModelCard(text, ignore_metadata_errors=False)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"README.md has no readable metadata ({' '.join(str(error).split())}).") from None
+
+
+def check_base_model(base_model: Any, relation: Any) -> None:
+    """Refuse a `base_model` that is no Hub id, and a relation that is unknown or lacks its base."""
     bases = base_model if isinstance(base_model, list) else [base_model] if base_model else []
     for base in bases:
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from divprune_hf.remote_code.configuration_divprune import VIDEO_BUDGET
+from divprune_hf.checkpoints.families import FAMILIES
 
 
 if sys.version_info >= (3, 11):
@@ -17,7 +17,17 @@ else:
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence of a base: its Hub id, what it is called, and what publishing under it takes."""
+    """A licence of a base.
+
+    Attributes:
+        id: the Hub's id of the licence.
+        title: its full name.
+        link: its address, or a file of the base.
+        name: its name in the metadata, where the id is `other`.
+        notice: the text of the file NOTICE, if the licence requires one.
+        terms: a sentence about its terms.
+        ask: True if whoever publishes has to name the licence.
+    """
 
     id: str
     title: str
@@ -34,12 +44,13 @@ class Variant:
 
     key: str
     base: str
+    family: str
     licence: Licence
-    divprune_config: dict
+    divprune_config: dict[str, Any]
     visual_tokens: list[int]
     text_tokens: list[int]
     prompts: str
-    language_model: dict
+    language_model: dict[str, int]
     paper: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
     details: str | None = None
@@ -48,27 +59,29 @@ class Variant:
 
     @property
     def takes_videos(self) -> bool:
-        return any(name in self.divprune_config for name in VIDEO_BUDGET)
+        """True if its family has a budget for videos too."""
+        return FAMILIES[self.family].takes_videos
 
 
 def asset(name: str) -> str:
-    """The text of a file in `assets/`."""
+    """Return the text of a file in `assets/`."""
     return (resources.files("divprune_hf.cards") / "assets" / name).read_text(encoding="utf-8")
 
 
 @functools.cache
 def parsed_table() -> dict[str, Any]:
+    """Return the content of `variants.toml`."""
     return tomllib.loads(asset("variants.toml"))
 
 
 def licence_ids() -> list[str]:
-    """Check of what the Hub accepts as a licence."""
+    """Return the licence ids that the Hub accepts."""
     return parsed_table()["licence_ids"]
 
 
 @functools.cache
 def read_table() -> tuple[dict[str, Licence], dict[str, Variant]]:
-    """The licences and the variants, by their keys."""
+    """Return the licences and the variants, by their keys."""
     table = parsed_table()
     licences = {key: Licence(**entry) for key, entry in table["licences"].items()}
     variants = {}
@@ -83,20 +96,20 @@ def read_table() -> tuple[dict[str, Licence], dict[str, Variant]]:
 
 
 def variant_of(base: str | None) -> Variant | None:
-    """The row of a base, by its Hub id (which is the same in any case), if it has one."""
+    """Return the row of a base by its Hub id, upper or lower case alike, or None."""
     rows = read_table()[1].values()
     return next((row for row in rows if base is not None and row.base.lower() == base.lower()), None)
 
 
 def licence_for(base: str | None, given: str | None) -> Licence:
-    """The licence that a variant of a base is published under.
+    """Return the licence under which a variant of a base is published.
 
     Args:
-        base (`str`, *optional*): the Hub id of the base, where it is known.
-        given (`str`, *optional*): the licence that whoever publishes names.
+        base: the Hub id of the base, if it is known.
+        given: the licence that the user names, if any.
 
     Raises:
-        ValueError: the licence is not known, is another than the one given, or has to be named to be accepted.
+        ValueError: the licence is unknown, differs from the one given, or has to be named by the user and was not.
     """
     row = variant_of(base)
     of_base = base or "the base (a folder, so its Hub id is not recorded)"

@@ -1,1 +1,1 @@
-"""Reading and judging a checkpoint: its files, weights, configs and family, in a folder or on the Hub."""
+"""Read and judge a checkpoint: its files, weights, configs and family, in a folder or on the Hub."""

@@ -1,7 +1,7 @@
-"""Keys that the JSON files of a checkpoint may hold: an allow-list, made of what the classes that read them declare.
+"""The allow-list of keys in the JSON files of a checkpoint.
 
-transformers sets unknown keys as attributes, and some of its code then acts on them. So a key is kept only if a class
-of the family declares it, or if a table here knows it as data.
+transformers sets unknown keys as attributes, and some of its code then acts on them. A key is therefore kept only if a
+class of the family declares it, or if a table in this file lists it as data.
 """
 
 import inspect
@@ -14,13 +14,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from divprune_hf.checkpoints.families import Family
 
 
-# Keys of a model config that the installed classes need not declare, with the reason why they are data.
+# Keys of a model config that are data although the installed classes may not declare them, by reason.
 KNOWN_CONFIG_KEYS = {
-    # Written by every release, read by name.
+    # Every release writes these, and reads them by name.
     "what a config is of": ["architectures", "model_type", "transformers_version", "dtype", "torch_dtype"],
-    # Attributes of the base class, which files name where they are not the default.
+    # Attributes of the base class. Files name them where they differ from the default.
     "outputs": ["output_attentions", "output_hidden_states", "return_dict", "torchscript", "use_bfloat16"],
-    # transformers 4.57 declares these for every config, 5 for none: old files spell them all out.
+    # transformers 4.57 declares these for every config, transformers 5 for none. Old files list all of them.
     "4.57, kind of model": [
         *("add_cross_attention", "cross_attention_hidden_size", "finetuning_task", "is_decoder", "is_encoder_decoder"),
         *("id2label", "label2id", "num_labels", "problem_type", "prefix", "pruned_heads", "tf_legacy_loss"),
@@ -35,28 +35,29 @@ KNOWN_CONFIG_KEYS = {
         *("repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature", "top_k", "top_p"),
         *("typical_p", "use_cache"),
     ],
-    # 4.57 reads the first two, 5 the third.
+    # transformers 4.57 reads the first two, transformers 5 the third.
     "positions": ["rope_theta", "rope_scaling", "rope_parameters"],
-    # 4.57 reads it without declaring it.
+    # transformers 4.57 reads it without declaring it.
     "SigLIP's head": ["vision_use_head"],
-    # Sizes that llava-hf's files repeat where no class reads them.
+    # llava-hf's files repeat these sizes; no class reads them there.
     "repeated sizes": ["vocab_size", "projection_dim"],
-    # llava-hf's files, from releases that had a loss of their own.
+    # In llava-hf's files, from releases whose LLaVA classes computed their own loss.
     "LLaVA": ["ignore_index", "use_image_newline_parameter"],
-    # Both names of the same ids and of a list that every release writes for DINOv2.
+    # Both names of each placeholder id.
     "placeholders": ["image_token_id", "image_token_index", "video_token_id", "video_token_index"],
+    # Every release writes these for DINOv2.
     "DINOv2": ["out_features", "out_indices", "stage_names"],
 }
-# Declared by 4.57, and yet left out: a pipeline updates the config by what is in it, whatever that is.
+# Left out although 4.57 declares it: a pipeline copies its content into the config unchecked.
 UNJUDGED_CONFIG_KEYS = {"task_specific_params"}
-# What some release declares of generating and another does not.
+# Generation settings that only some releases declare.
 KNOWN_GENERATION_KEYS = {
     *("_from_model_config", "transformers_version", "return_legacy_cache", "max_cache_len", "top_h"),
     *("assistant_ensemble_weight", "speculation_type", "use_mtp", "trust_remote_code"),
 }
-# Declared, and yet left out: these name compilers and caches by settings that nobody has judged.
+# Left out although declared: they configure compilers and caches, and have not been reviewed.
 UNJUDGED_GENERATION_KEYS = {"compile_config", "continuous_batching_config", "cache_config", "trust_remote_code"}
-# Ways of generating for which transformers loads code from a repo of its own choice, and their values that do not.
+# Settings for which transformers downloads generation code from the Hub, and the values that do not cause it.
 GENERATION_FROM_THE_HUB = {
     "penalty_alpha": (None, 0, 0.0),
     "dola_layers": (None,),
@@ -74,7 +75,7 @@ TOKENIZER_KEYS = {
     *("split_special_tokens", "stride", "tokenizer_class", "truncation_side", "truncation_strategy"),
     *("use_default_system_prompt",),
 }
-# Settings of SentencePiece that are no paths.
+# Settings of SentencePiece that are not paths.
 SENTENCEPIECE_KEYS = {"enable_sampling", "nbest_size", "alpha"}
 IMAGE_KEYS = {
     *("aspect_ratio_setting", "crop_size", "data_format", "default_to_square", "device", "disable_grouping"),
@@ -86,15 +87,16 @@ IMAGE_KEYS = {
 VIDEO_KEYS = IMAGE_KEYS | {
     *("do_sample_frames", "fps", "num_frames", "return_metadata", "video_metadata", "video_processor_type"),
 }
-# Written by `convert` alone.
+# Only `convert` writes these.
 OUR_CONFIG_KEYS = {"auto_map", "divprune_base", "divprune_config", "divprune_tested_transformers"}
 
 
 def spelt(stems: Iterable[str], *endings: str) -> set[str]:
+    """Return every stem, bare and with each ending."""
     return {stem + ending for stem in stems for ending in ("", *endings)}
 
 
-# Classes that may be named: those that llava-hf's checkpoints come with, under all names that releases gave them.
+# The processor and tokenizer classes that llava-hf's checkpoints name, under every name that releases gave them.
 IMAGE_TYPES = {
     *spelt([f"{name}ImageProcessor" for name in ("CLIP", "Siglip", "Bit", "Llava", "LlavaNext")], "Fast", "Pil"),
     *("CLIPFeatureExtractor", "LlavaNextVideoImageProcessor"),
@@ -109,7 +111,7 @@ TOKENIZER_CLASSES = {
 }
 DTYPES = {"auto", "bfloat16", "float16", "float32", "float64"}
 NAMED_CLASSES = {
-    # Looked up among all names of torch.
+    # transformers looks these up among all names of torch.
     "dtype": DTYPES,
     "torch_dtype": DTYPES,
     "image_processor_type": IMAGE_TYPES,
@@ -120,33 +122,35 @@ NAMED_CLASSES = {
 
 
 def config_keys(model_type: str) -> set[str]:
-    """Return the keys that a config of this type may hold, besides those that configs nest."""
+    """Return the keys that a config of this model type may hold, without `text_config` and `vision_config`."""
     known = {key for keys in KNOWN_CONFIG_KEYS.values() for key in keys}
     return (declared_by(CONFIG_MAPPING[model_type]) | known) - UNJUDGED_CONFIG_KEYS
 
 
 def declared_by(config_class: type) -> set[str]:
-    """Return what the `__init__` of a class and its parents take by name, and its other names for the same."""
+    """Return the named parameters of `__init__` in a class and its parents, and the aliases in `attribute_map`."""
     declared = set(getattr(config_class, "attribute_map", {}) or {})
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     for parent in config_class.__mro__:
         if "__init__" in vars(parent):
-            parameters = inspect.signature(parent.__init__).parameters.values()
-            declared |= {parameter.name for parameter in parameters if parameter.kind in (1, 3)}
+            parameters = inspect.signature(vars(parent)["__init__"]).parameters.values()
+            declared |= {parameter.name for parameter in parameters if parameter.kind in named}
     return declared - {"self", "name_or_path"}
 
 
 def text_model_types() -> set[str]:
-    """Return the types that a language model may be of: those whose class answers with text, and needs no other."""
+    """Return the model types that a language model may have: those with a causal LM class and a config class."""
     return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) & set(CONFIG_MAPPING.keys())
 
 
 def generation_keys() -> set[str]:
+    """Return the keys that `generation_config.json` may hold."""
     declared = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
     return (declared | KNOWN_GENERATION_KEYS) - UNJUDGED_GENERATION_KEYS
 
 
 def processor_keys(family: Family) -> set[str]:
-    """Return the keys of a processor's own config; image and video processors nested in it have theirs."""
+    """Return the keys of a processor's own config, without those of the image and video processors nested in it."""
     stock = getattr(transformers, family.processor_class.__name__.removeprefix("DivPrune"))
     return (declared_by(family.processor_class) | declared_by(stock) | {"processor_class"}) - {
         *("tokenizer", "image_processor", "video_processor", "divprune_config"),

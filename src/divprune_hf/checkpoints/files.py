@@ -1,9 +1,11 @@
-"""Requirements of a base checkpoint, checked before a file of it is copied, and the files that are."""
+"""The files of a checkpoint: which are copied, which are refused, and the family that its config names."""
 
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from divprune_hf.checkpoints.families import FAMILIES, VISION_MODEL_TYPES
+from divprune_hf.checkpoints.families import FAMILIES, VISION_MODEL_TYPES, Family
 from divprune_hf.checkpoints.json_files import exists, read_json, regular_file
 from divprune_hf.checkpoints.safetensors_headers import check_shard, tensor_shapes
 
@@ -12,14 +14,14 @@ __all__ = ["check_shard", "exists", "read_json", "regular_file", "tensor_shapes"
 
 
 WEIGHT_PATTERNS = ["*.safetensors", "model.safetensors.index.json"]
-# Files that can run code while they are loaded.
+# Files that can run code when they are loaded.
 PICKLED_PATTERNS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"]
-# Where PEFT is installed, transformers loads the model that an adapter names in place of the one beside it.
+# With PEFT installed, transformers loads the base model that an adapter names instead of the model beside it.
 ADAPTER_PATTERNS = ["adapter_config.json", "adapter_model.*"]
 LEGAL_PATTERNS = ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"]
-# What a legal text is not, whatever it is called: LICENSE.py would be code.
+# Endings that no legal text has: LICENSE.py would be code.
 OTHER_ENDINGS = ["*.py", "*.json", "*.jinja", "*.safetensors", "*.so", "*.exe", "*.sh", "*/*"]
-# Copied byte for byte. The base's README is not: its card speaks for another model.
+# Copied byte for byte. The base's README.md is not copied, because it describes another model.
 COPIED_PATTERNS = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -39,12 +41,20 @@ COPIED_PATTERNS = [
 ]
 EDITED_FILES = ["config.json", "processor_config.json"]
 INDEX = "model.safetensors.index.json"
-# What else may lie in a variant's repo: the card, its pictures and pages beside it, and what the Hub itself writes.
+# Other files that a variant's repo may hold: the card, its pictures, further pages, and what the Hub writes.
 SHOWN_PATTERNS = ["*.md", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", ".gitattributes"]
 
 
-def family_of(config, source):
-    """The `Family` of a config read from `source`: a base's, or the base's of a variant of ours."""
+def family_of(config: dict[str, Any], source: str | Path) -> Family:
+    """Return the `Family` of a checkpoint, stock or converted. No other place decides what a model takes.
+
+    Args:
+        config: the content of `config.json`.
+        source: where it is from, for errors.
+
+    Raises:
+        ValueError: an original LLaVA checkpoint, or a model type or vision tower that is not supported.
+    """
     architectures = config.get("architectures")
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
     if "mm_vision_tower" in config or any(name.startswith("Llava") and "ForCausalLM" in name for name in names):
@@ -62,8 +72,8 @@ def family_of(config, source):
     )
 
 
-def check_vision_tower(config, source):
-    """Refuse a config whose vision tower is of a kind that is not supported."""
+def check_vision_tower(config: dict[str, Any], source: str | Path) -> None:
+    """Refuse a config whose vision tower is not one of `VISION_MODEL_TYPES`."""
     vision_config = config.get("vision_config") or {}
     if not isinstance(vision_config, dict):
         raise ValueError(f"{source} has vision_config={vision_config!r}, expected a JSON object.")
@@ -75,13 +85,13 @@ def check_vision_tower(config, source):
         )
 
 
-def is_variant(config):
-    """Tell whether a config is that of a variant of ours."""
+def is_variant(config: dict[str, Any]) -> bool:
+    """Tell whether a config belongs to a variant that `convert` made."""
     return any(config.get("model_type") == family.config_class.model_type for family in FAMILIES.values())
 
 
-def recorded_base(config):
-    """The Hub base that the config of a variant records: a dict with its `repo_id` and `commit`, or None."""
+def recorded_base(config: dict[str, Any]) -> dict[str, str] | None:
+    """Return the Hub base that a variant's config records, as a dict with `repo_id` and `commit`, or None."""
     recorded = config.get("divprune_base")
     if recorded is None:
         return None
@@ -90,11 +100,13 @@ def recorded_base(config):
     return recorded
 
 
-def weight_files(folder):
-    """The safetensors files of a checkpoint, checked against their headers.
+def weight_files(folder: str | Path) -> list[str]:
+    """Return the names of a checkpoint's safetensors files, the index last where there is one.
 
-    Returns:
-        `list[str]`: file names, the index last where there is one.
+    Each file is checked against its header.
+
+    Raises:
+        ValueError: there are no safetensors weights, or a file is missing, damaged or lacks a tensor.
     """
     folder = Path(folder)
     index_path = folder / INDEX
@@ -108,7 +120,7 @@ def weight_files(folder):
             f"{folder} has {found}, expected model.safetensors or {INDEX}. Pickled files can run "
             "code when they are loaded: save the base with safe_serialization=True first."
         )
-    weight_map = read_json(index_path).get("weight_map")
+    weight_map: Any = read_json(index_path).get("weight_map")
     shards = shards_of_index(weight_map, index_path)
     for shard in shards:
         keys = check_shard(folder / shard)
@@ -118,8 +130,12 @@ def weight_files(folder):
     return [*shards, INDEX]
 
 
-def shards_of_index(weight_map, source):
-    """The names of the shards that an index lists: safetensors files beside it, nothing else that it could reach."""
+def shards_of_index(weight_map: Any, source: str | Path) -> list[str]:
+    """Return the shards that an index lists.
+
+    Raises:
+        ValueError: there is no weight map, or it names something other than a safetensors file beside the index.
+    """
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{source} has no weight_map, expected one that names the shards.")
     shards = sorted(set(map(str, weight_map.values())))
@@ -129,25 +145,29 @@ def shards_of_index(weight_map, source):
     return shards
 
 
-def copied_files(folder):
-    """Names of the files that go into a variant byte for byte, weights apart; each is a regular file."""
+def copied_files(folder: str | Path) -> list[str]:
+    """Return the names of the files that a variant takes over byte for byte, weights excepted.
+
+    Raises:
+        ValueError: one of them is not a regular file.
+    """
     folder = Path(folder)
     paths = {path.relative_to(folder).as_posix(): path for path in [*folder.glob("*"), *folder.glob("*/*.jinja")]}
-    # A folder may be called LICENSES, or as an unread template is; what is opened has to be a file.
+    # A folder called LICENSES is skipped. Anything else with such a name is opened, so it has to be a file.
     names = [name for name in paths if is_copied(name) and not (is_legal(name) and paths[name].is_dir())]
     return sorted(name for name in names if regular_file(paths[name]))
 
 
-def is_legal(name):
-    """Tell whether a file is a licence or a notice."""
+def is_legal(name: str) -> bool:
+    """Tell whether a file name is that of a licence or a notice."""
     return matches(name, LEGAL_PATTERNS) and not matches(name, [*OTHER_ENDINGS, *PICKLED_PATTERNS])
 
 
-def is_copied(name):
-    """Tell whether a file of a base goes into a variant byte for byte, unless a key of it has to be left out."""
+def is_copied(name: str) -> bool:
+    """Tell whether a variant takes a file of its base over byte for byte, unless a key of it has to be left out."""
     return is_legal(name) or matches(name, [pattern for pattern in COPIED_PATTERNS if pattern not in LEGAL_PATTERNS])
 
 
-def matches(name, patterns):
-    """Tell whether a file name fits one of the patterns, in any case."""
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a file name fits one of the patterns, upper or lower case alike."""
     return any(fnmatch(name.upper(), pattern.upper()) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""Errors of the Hub, said in one sentence that tells what to do and never holds a token."""
+"""Errors of the Hub as one sentence that says what to do and never holds a token."""
 
 import errno
 import json
@@ -23,28 +23,31 @@ from divprune_hf.common.printable import one_line, printable
 
 
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")  # access tokens of the Hub
-BEARER = re.compile(r"(?<=Bearer )[^\s'\"]+")  # what an HTTP library may print of a request
-NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # this machine's errors
+BEARER = re.compile(r"(?<=Bearer )[^\s'\"]+")  # HTTP libraries may print this header of a request
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # of this machine
 MORE = re.compile(r"For more information check: \S+")  # a page about status codes
-# Raised over an answer that is not what its reader expects; the words are about the reader's code.
+# Raised by code that reads an unexpected answer; their messages are about that code, not about the answer.
 NOT_UNDERSTOOD = (json.JSONDecodeError, TypeError, LookupError, AttributeError, RecursionError)
 LONGEST_QUOTE = 300  # characters of what a server says
 
 
 def redact(text: str) -> str:
-    """A text with every token in it blotted out."""
+    """Return a text with every token and every bearer header replaced by ***."""
     return BEARER.sub("***", without_tokens(text))
 
 
 def without_tokens(text: str) -> str:
-    """A text without the token in use and without anything that looks like one."""
+    """Return a text with the token in use, and whatever looks like a token, replaced by ***."""
     token = get_token()
     return TOKEN.sub("***", text.replace(token, "***") if token else text)
 
 
 @contextmanager
 def explained(subject: str) -> Iterator[None]:
-    """Speak to the Hub about `subject`: within limits, with a `ValueError` for every error that its answers cause."""
+    """Limit what is asked of the Hub about `subject`, and turn every error of its answers into a `ValueError`.
+
+    Errors of this machine, such as a full disk, stay as they are.
+    """
     with limited_clients(), guarded_output():
         try:
             yield
@@ -59,7 +62,7 @@ def explained(subject: str) -> Iterator[None]:
 
 
 def comes_from_client(error: BaseException) -> bool:
-    """Tell whether an error was raised while huggingface_hub was at work, and not by this machine."""
+    """Tell whether an error was raised inside huggingface_hub and is not one of this machine."""
     if isinstance(error, HFValidationError) or getattr(error, "errno", None) in NO_ROOM:
         return False
     trace = error.__traceback__
@@ -71,7 +74,7 @@ def comes_from_client(error: BaseException) -> bool:
 
 
 def explanation(error: HfHubHTTPError, subject: str) -> str:
-    """One sentence about an answer with an error status."""
+    """Return one sentence about an answer with an error status."""
     status = error.response.status_code if error.response is not None else None
     if isinstance(error, GatedRepoError):
         return f"{subject} is gated ({status}): ask for access on its page, and log in (hf auth login)."
@@ -96,7 +99,7 @@ def explanation(error: HfHubHTTPError, subject: str) -> str:
 
 
 def explanation_of_others(error: BaseException, subject: str) -> str:
-    """One sentence about an answer that huggingface_hub could not make sense of, or about none at all."""
+    """Return one sentence about an answer that huggingface_hub could not use, or about a missing answer."""
     causes = chain(error)
     for cause in causes:
         if isinstance(cause, HubTrouble):
@@ -112,7 +115,7 @@ def explanation_of_others(error: BaseException, subject: str) -> str:
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """An error and what it was raised from."""
+    """Return an error followed by its causes, the direct one first."""
     found = [error]
     while (cause := found[-1].__cause__) is not None and cause not in found:
         found.append(cause)
@@ -120,38 +123,39 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def last_answer() -> str:
-    """Words about the last answer: the request, the status, the kind of content and how it begins."""
+    """Describe the last answer: its request, status, content type and first characters."""
     answer: Any = CONVERSATION.last
     if answer is None:
         return ""
     try:
         begins = f"that begins with {answer.text[:60]!r}"
-    except Exception:  # it was read as a stream
+    except Exception:  # the body was read as a stream
         begins = "that is something else"
     kind = printable(answer.headers.get("Content-Type") or "content of no type")[:80]
     return f"{said(answer.request)} was answered with {answer.status_code} and {kind} {begins}, expected a Hub's answer"
 
 
 def quoted(error: BaseException) -> str:
-    """The words of an error, cut where they are long."""
+    """Return the message of an error on one line, cut after `LONGEST_QUOTE` characters."""
     words = one_line(MORE.sub("", str(error))).rstrip(".") or "no message"
     return words if len(words) <= LONGEST_QUOTE else f"{words[:LONGEST_QUOTE]}..."
 
 
 class GuardedFormatter(logging.Formatter):
-    """Format as another does, without tokens and control characters."""
+    """Format a record as `inner` does, without tokens and control characters."""
 
     def __init__(self, inner: logging.Formatter | None) -> None:
         super().__init__()
         self.inner = inner or logging.Formatter()
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the formatted record, harmless for a terminal."""
         return printable(redact(self.inner.format(record)))
 
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Make what huggingface_hub logs and warns of harmless: it repeats words of the server."""
+    """Remove tokens and control characters from the logs and warnings of huggingface_hub, which quote the server."""
     with ExitStack() as stack:
         for handler in logging.getLogger("huggingface_hub").handlers:
             stack.callback(handler.setFormatter, handler.formatter)

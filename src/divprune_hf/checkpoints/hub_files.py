@@ -1,4 +1,4 @@
-"""Files of a repo on the Hub: what the Hub says that there are, checked, and their contents, compared with that."""
+"""The files of a repo on the Hub: their list is checked, and each download is compared with its size and hash."""
 
 import hashlib
 import re
@@ -21,7 +21,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def repo_info(api: HfApi, repo_id: str, revision: str | None = None) -> ModelInfo:
-    """Return what the Hub says about a repo, with a name and a commit in it."""
+    """Return the Hub's record of a repo at a revision (branch, tag or commit).
+
+    Raises:
+        HubTrouble: it has no name, or its commit is not one.
+    """
     info = api.model_info(repo_id, revision=revision)
     if not isinstance(info.id, str):
         raise HubTrouble(f"it calls {repo_id} {info.id!r}, expected a name.")
@@ -30,14 +34,14 @@ def repo_info(api: HfApi, repo_id: str, revision: str | None = None) -> ModelInf
 
 
 def checked_commit(commit: Any) -> str:
-    """A commit that the Hub names, if it is one."""
+    """Return a commit that the Hub named; raise `HubTrouble` unless it is 40 hexadecimal digits."""
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
         raise HubTrouble(f"it named the commit {str(commit)[:80]!r}, expected 40 hexadecimal digits.")
     return commit
 
 
 def repo_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
-    """The files of a repo at a revision, by path."""
+    """Return the files of a repo at a revision, by path; raise `HubTrouble` over an entry that no file can have."""
     found: dict[str, RepoFile] = {}
     for entry in api.list_repo_tree(repo_id, revision=revision, recursive=True):
         if len(found) >= MOST_FILES:
@@ -49,7 +53,7 @@ def repo_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
 
 
 def check_entry(entry: RepoFile) -> None:
-    """Refuse an entry of a list of files that no file of a model can have."""
+    """Refuse an entry of a file list whose path, size or hash is impossible."""
     path = entry.path
     if not isinstance(path, str) or printable(path) != path:
         raise HubTrouble(f"it lists a file {path!r}, expected a name without control characters.")
@@ -64,13 +68,16 @@ def check_entry(entry: RepoFile) -> None:
 
 
 def download(repo_id: str, commit: str, wanted: dict[str, RepoFile], most_bytes: int | None = None) -> Path:
-    """Download files into the cache, unless they are there; return their folder.
+    """Download files into the cache, unless it holds them; return their folder.
 
     Args:
         repo_id: the repo.
-        commit: what it is taken at.
+        commit: the commit to take.
         wanted: the files, as `repo_files` lists them.
-        most_bytes: how many bytes they may have together.
+        most_bytes: the bytes that they may have together; without it, any number.
+
+    Raises:
+        HubTrouble: they are larger, or a download differs from its size or hash twice.
     """
     size = sum(file.size for file in wanted.values())
     if most_bytes is not None and size > most_bytes:
@@ -85,7 +92,7 @@ def download(repo_id: str, commit: str, wanted: dict[str, RepoFile], most_bytes:
 
 
 def fetch(repo_id: str, commit: str, file: RepoFile) -> Path:
-    """Download one file, and compare it with its size and hash; what does not fit is downloaded anew, once."""
+    """Download one file and compare it with its size and hash; one that differs is downloaded once more."""
     known = EXPECTED_BYTES.set(file.size)
     try:
         for again in (False, True):
@@ -101,9 +108,9 @@ def fetch(repo_id: str, commit: str, file: RepoFile) -> Path:
 
 
 def cached_file(repo_id: str, commit: str, name: str, again: bool) -> Path | None:
-    """The place of a file in the cache; None if what came has another size than was announced.
+    """Return the place of a file in the cache, or None if a download had another size than announced.
 
-    huggingface_hub may keep such a part and go on from its end for ever; `again` drops it.
+    huggingface_hub keeps such a partial file and would continue from its end every time; `again` drops it.
     """
     try:
         return Path(hf_hub_download(repo_id, name, revision=commit, force_download=again))
@@ -114,15 +121,16 @@ def cached_file(repo_id: str, commit: str, name: str, again: bool) -> Path | Non
 
 
 def is_same(content: bytes | Path, size: int, remote: RepoFile) -> bool:
-    """Tell whether a repo's file has this content; its hash is computed only if the sizes are equal."""
+    """Tell whether a repo's file has this content. The hash is computed only if the sizes (bytes) are equal."""
     if size != remote.size:
         return False
     if remote.lfs:
         return digest(hashlib.sha256(), content) == remote.lfs.sha256
-    return digest(hashlib.sha1(b"blob %d\0" % size), content) == remote.blob_id  # git's name for it
+    return digest(hashlib.sha1(b"blob %d\0" % size), content) == remote.blob_id  # the hash that git gives a file
 
 
 def digest(hasher: Any, content: bytes | Path) -> str:
+    """Return the hexadecimal digest of a content, read by chunks; `hasher` is one of hashlib."""
     if isinstance(content, bytes):
         hasher.update(content)
         return hasher.hexdigest()

@@ -1,8 +1,8 @@
-"""Limits of every request to the Hub: none takes for ever, fills the disk or carries the token elsewhere.
+"""Limits of every request to the Hub: it ends in time, does not fill the disk, and sends the token to no other host.
 
 huggingface_hub sends most requests without a time limit, follows pages without counting them, and waits as long as a
-server asks. Its clients (httpx in the newer versions, requests in the older) are made by a factory that a program may
-set: while `limited_clients` is open, what the factory makes is bounded.
+server asks. A factory makes its clients (httpx in newer versions, requests in older ones), and a program may replace
+it. While `limited_clients` is open, every client that it makes has these limits.
 """
 
 import contextvars
@@ -25,14 +25,14 @@ from divprune_hf.common.printable import printable
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a request. docs/security.md says them.
+    """Bounds of a request, as docs/security.md lists them.
 
     Attributes:
-        seconds: for an answer; what is sent or downloaded beyond that has to move at `bytes_per_second`.
-        bytes_per_second: the slowest transfer that is waited for.
-        answer_bytes: the longest answer, but for files whose size is known.
+        seconds: the time for an answer. A body adds its size divided by `bytes_per_second`.
+        bytes_per_second: the slowest transfer that is accepted.
+        answer_bytes: the longest answer, except for a file whose size is known.
         wait_seconds: the longest wait that a server may ask for (Retry-After).
-        pages: the most pages of lists in one command.
+        pages: the largest number of list pages in one command.
     """
 
     seconds: float = 120
@@ -43,11 +43,11 @@ class Limits:
 
 
 class HubTrouble(ValueError):
-    """An answer of the Hub that cannot be used, said in one sentence."""
+    """An answer of the Hub that cannot be used, described in one sentence."""
 
 
 class Conversation:
-    """Record of what has been asked since the clients were limited, and of what came last."""
+    """State of the limited clients: users, pages so far, and the last answer, for error messages."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -64,7 +64,7 @@ EXPECTED_BYTES: contextvars.ContextVar[int] = contextvars.ContextVar("expected_b
 
 @contextmanager
 def limited_clients() -> Iterator[None]:
-    """Have huggingface_hub speak through limited clients; those of the whole process, until the last user is done."""
+    """Give the whole process limited clients until the last user of this context is done."""
     with LOCK:
         if CONVERSATION.depth == 0:
             CONVERSATION.pages, CONVERSATION.last = 0, None
@@ -80,16 +80,17 @@ def limited_clients() -> Iterator[None]:
 
 
 def install() -> Callable[[], None]:
-    """Wrap the factory of clients; return what puts the old one back."""
-    newer = hasattr(_http, "set_client_factory")
-    set_factory = _http.set_client_factory if newer else _http.configure_http_backend
-    previous = _http._GLOBAL_CLIENT_FACTORY if newer else _http._GLOBAL_BACKEND_FACTORY  # no version tells it otherwise
+    """Replace the factory of clients by a limiting one; return a function that restores the old one."""
+    http: Any = _http  # each version has one of the two pairs of names; the current factory has no public name
+    newer = hasattr(http, "set_client_factory")
+    set_factory = http.set_client_factory if newer else http.configure_http_backend
+    previous = http._GLOBAL_CLIENT_FACTORY if newer else http._GLOBAL_BACKEND_FACTORY
     set_factory(lambda: limited(previous()))
     return lambda: set_factory(previous)
 
 
 def limited(client: Any) -> Any:
-    """Bound what an `httpx.Client` or a `requests.Session` sends and receives."""
+    """Put the limits on an `httpx.Client` or a `requests.Session`, and return it."""
     send = client.send
 
     def limited_send(request: Any, **kwargs: Any) -> Any:
@@ -112,22 +113,24 @@ def limited(client: Any) -> Any:
 
 
 def allowed_seconds(size: int) -> float:
+    """Return the time for a body of `size` bytes, in seconds."""
     return LIMITS.seconds + size / LIMITS.bytes_per_second
 
 
 def keep_token_at_home(request: Any) -> None:
-    """Drop the token from a request to another host than the Hub's, whoever named that host."""
+    """Drop the token from a request to any host other than the Hub."""
     if origin(str(request.url)) != origin(constants.ENDPOINT):
         request.headers.pop("Authorization", None)
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Return the scheme, host and port of an address."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def bound_reads(request: Any, kwargs: dict, seconds: float) -> None:
-    """End a silent connection too where the library sets no time limit, so that its thread does not stay."""
+    """Set a read timeout where the library sets none, so that the thread of a silent connection ends."""
     seconds += 5  # the limit of the whole answer comes first
     if not hasattr(request, "extensions"):
         if kwargs.get("timeout") is None:
@@ -139,7 +142,7 @@ def bound_reads(request: Any, kwargs: dict, seconds: float) -> None:
 
 
 def within(seconds: float, call: Callable[[], Any], request: Any) -> Any:
-    """Run a call, and give up on it after a time: its thread is left behind, and ends by itself."""
+    """Return the result of a call; raise `HubTrouble` after `seconds`. The thread of the call then ends by itself."""
     done: Future = Future()
     context = contextvars.copy_context()
 
@@ -156,6 +159,7 @@ def within(seconds: float, call: Callable[[], Any], request: Any) -> Any:
 
 
 def check_pages(response: Any) -> None:
+    """Count an answer that names a next page, and refuse more than `LIMITS.pages` of them."""
     CONVERSATION.pages += "next" in response.links
     if CONVERSATION.pages > LIMITS.pages:
         raise HubTrouble(
@@ -165,7 +169,7 @@ def check_pages(response: Any) -> None:
 
 
 def check_wait(response: Any) -> None:
-    """Refuse to wait as long as a server likes."""
+    """Refuse an answer that asks to wait more than `LIMITS.wait_seconds`."""
     if response.status_code < 400:
         return
     asked = [response.headers.get("Retry-After") or "", *re.findall(r"t\s*=\s*(\d+)", limits_of_rate(response))]
@@ -178,11 +182,12 @@ def check_wait(response: Any) -> None:
 
 
 def limits_of_rate(response: Any) -> str:
+    """Return the header that says when a rate limit ends, or an empty text."""
     return (response.headers.get("ratelimit") or "") if response.status_code == 429 else ""
 
 
 def bound_body(response: Any, *_: Any, **__: Any) -> None:
-    """Bound the bytes of an answer, and the time that they take."""
+    """Bound the bytes of an answer and the time that they take."""
     expected = EXPECTED_BYTES.get()
     most = max(LIMITS.answer_bytes, expected)
     seconds = allowed_seconds(expected)
@@ -200,7 +205,7 @@ def bound_body(response: Any, *_: Any, **__: Any) -> None:
                 )
             yield piece
 
-    if hasattr(response, "iter_raw"):  # httpx: the time is looked at where pieces arrive, the size where they are whole
+    if hasattr(response, "iter_raw"):  # httpx: raw pieces as they arrive, and decoded ones, whose size counts
         raw, whole = response.iter_raw, response.iter_bytes
         response.iter_raw = lambda *args, **kwargs: bounded(raw(*args, **kwargs))
         response.iter_bytes = lambda *args, **kwargs: bounded(whole(*args, **kwargs))
@@ -209,11 +214,11 @@ def bound_body(response: Any, *_: Any, **__: Any) -> None:
 
 
 def arriving(raw: Any, decode_content: bool | None) -> Iterator[bytes]:
-    """The body of a urllib3 response as it arrives: a read of a whole chunk would outlast a slow drip."""
+    """Yield the body of a urllib3 response as it arrives; reading whole chunks would block on a slow server."""
     while piece := raw.read1(2**16, decode_content=decode_content):
         yield piece
 
 
 def said(request: Any) -> str:
-    """A request for people: its method and address, without what follows a question mark."""
+    """Return the method and address of a request for a message, without the query."""
     return printable(f"{request.method} {str(request.url).split('?')[0]}")

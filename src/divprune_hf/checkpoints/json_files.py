@@ -1,4 +1,4 @@
-"""JSON files of strangers: an object, read whole and strictly, or one sentence that names the file."""
+"""Strict reading of untrusted JSON files: a JSON object, or a `ValueError` that names the file."""
 
 import json
 import os
@@ -19,9 +19,9 @@ KINDS = {
 
 
 def regular_file(path: str | Path) -> Path:
-    """The path of a regular file, links followed; a `ValueError` names anything else before it is opened.
+    """Return the path of a regular file, links followed; raise a `ValueError` for anything else.
 
-    Opening a named pipe waits for ever, and a device has no end.
+    The check comes before opening: opening a named pipe blocks, and a device has no end.
     """
     path = Path(path)
     try:
@@ -35,12 +35,12 @@ def regular_file(path: str | Path) -> Path:
 
 
 def exists(path: str | Path) -> bool:
-    """Tell if there is anything at a path, also a link that leads nowhere."""
+    """Tell whether there is anything at a path, a broken link included."""
     return os.path.lexists(path)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object in a file; a `ValueError` names the file where there is none."""
+    """Return the JSON object in a file; raise a `ValueError` that names a file without one."""
     if not exists(path):
         raise ValueError(f"{Path(path).parent} has no {Path(path).name}: expected a checkpoint folder.")
     path = regular_file(path)
@@ -51,7 +51,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def parse_json(text: bytes, source: str | Path) -> dict[str, Any]:
-    """Return the JSON object in a text; a `ValueError` names `source` where there is none."""
+    """Return the JSON object in a text; raise a `ValueError` that names `source` if there is none."""
     try:
         content = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
         check_depth(content)
@@ -65,12 +65,12 @@ def parse_json(text: bytes, source: str | Path) -> dict[str, Any]:
 
 
 def to_json(content: dict[str, Any]) -> str:
-    """The text of a JSON file, as transformers lays it out."""
+    """Return the text of a JSON file, laid out as transformers does it."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that names a key twice: readers differ in which of the two they take."""
+    """Return a JSON object as a dict, and refuse a repeated key: parsers differ in which value they take."""
     content = dict(pairs)
     if len(content) != len(pairs):
         names = [name for name, _ in pairs]
@@ -80,7 +80,7 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_depth(content: Any) -> None:
-    """Raise a `RecursionError` where what looks at every level, here or in a library, would."""
+    """Raise a `RecursionError` for content deeper than `DEEPEST_JSON`, which recursive readers could not follow."""
     level = [content]
     for _ in range(DEEPEST_JSON):
         level = [

@@ -1,9 +1,9 @@
 """The JSON files of a base or a variant, judged key by key before anything loads them.
 
-A key that names code is refused. A key that no class of the family declares is left out, and reported.
+A key that names code is refused. A key that no class of the family declares is left out and reported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from divprune_hf.checkpoints.json_files import exists, read_json
 from divprune_hf.remote_code.configuration_divprune import auto_map
 
 
-# A base may be a variant of ours, whose classes these are; any other code is foreign.
+Content = dict[str, Any]  # of a JSON file
+
+# The classes of our variants, which may serve as bases too. Any other code is foreign.
 OUR_CLASSES = {reference for name in FAMILIES for reference in auto_map(name).values()} | {
     family.processor_reference for family in FAMILIES.values()
 }
-# Keys by which transformers finds code, or a file or a repo that may name code, in whatever config they stand.
+# Keys by which transformers finds code, or a file or repo that may name code, in any config.
 CODE_KEYS = {
     "auto_map": "classes in Python files",
     "custom_pipelines": "classes of pipelines, of any repo",
@@ -30,25 +32,28 @@ CODE_KEYS = {
     "custom_generate": "a repo whose code generates",
     "base_model_name_or_path": "the model that an adapter is put on",
 }
-# Attention or experts from a repo of kernels: `attn_implementation`, `_attn_implementation_internal` (CVE-2026-4372).
+# Attention or experts from a repo of kernels, such as `attn_implementation` and `_attn_implementation_internal`
+# (CVE-2026-4372).
 CODE_ENDINGS = ("_implementation", "_implementation_internal")
-# Files whose keys are judged. Those that hold a vocabulary are data: tokens and their numbers.
+# Files whose keys are judged. Vocabulary files are not among them: they hold tokens and numbers only.
 JUDGED_FILES = [
     *("config.json", "processor_config.json", "tokenizer_config.json", "preprocessor_config.json"),
     *("video_preprocessor_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.json"),
     "model.safetensors.index.json",
 ]
+# Files whose outermost auto_map `convert` replaces.
+REPLACED = ("config.json", "processor_config.json")
 
 
 @dataclass
 class Judged:
-    """The remainder of a checkpoint's JSON files, by name, and the keys left out, as FILE: PATH.TO.KEY."""
+    """The judged JSON files of a checkpoint, by name, and the keys left out of them, as FILE: PATH.TO.KEY."""
 
     contents: dict[str, dict[str, Any]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
     def changed(self, name: str) -> bool:
-        """Tell if a file holds less than its original did."""
+        """Tell whether a key was left out of a file."""
         return any(entry.startswith(f"{name}: ") for entry in self.dropped)
 
 
@@ -56,12 +61,12 @@ def judge(folder: str | Path, family: Family, is_variant: bool) -> Judged:
     """Judge the JSON files of a folder.
 
     Args:
-        folder: a checkpoint's small files.
+        folder: a folder with a checkpoint's small files.
         family: its family.
-        is_variant: whether it is a variant of ours, whose own keys may then stand in its files.
+        is_variant: a variant made by `convert` may hold the keys that `convert` writes.
 
     Raises:
-        ValueError: a file that cannot be read, or that names code, a class or a kind of model that is not supported.
+        ValueError: a file cannot be read, or names code, a class or a kind of model that is not supported.
     """
     judged = Judged()
     for name in JUDGED_FILES:
@@ -73,11 +78,8 @@ def judge(folder: str | Path, family: Family, is_variant: bool) -> Judged:
     return judged
 
 
-REPLACED = ("config.json", "processor_config.json")  # their outermost auto_map is written anew
-
-
 def check_names_no_code(path: Path, content: dict[str, Any], replaced: str | None = None) -> None:
-    """Refuse a file that names code other than ours; the key `replaced` may name our classes in any repo."""
+    """Refuse a file that names code other than ours. The key `replaced` may name our classes in any repo."""
     own = {replaced: content[replaced]} if replaced in content else {}
     references = [*code_references({key: value for key, value in content.items() if key != replaced})]
     foreign = [reference for reference in references if reference not in OUR_CLASSES]
@@ -90,7 +92,7 @@ def check_names_no_code(path: Path, content: dict[str, Any], replaced: str | Non
 
 
 def code_references(content: Any) -> Iterator[str]:
-    """Yield the code that a config names, at any depth."""
+    """Yield every reference to code in a config, at any depth."""
     if isinstance(content, list):
         for part in content:
             yield from code_references(part)
@@ -107,7 +109,7 @@ def code_references(content: Any) -> Iterator[str]:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Yield every text in a value, at any depth; what is neither text nor a container counts as one."""
+    """Yield every value in lists and dicts of any depth as text."""
     if isinstance(value, (dict, list)):
         for part in value.values() if isinstance(value, dict) else value:
             yield from texts_in(part)
@@ -115,8 +117,10 @@ def texts_in(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def kept_of_file(name, content, family, is_variant, dropped, path):
-    """Return what a file may hold; see `judge`."""
+def kept_of_file(
+    name: str, content: Content, family: Family, is_variant: bool, dropped: list[str], path: Path
+) -> Content:
+    """Return the allowed content of a JSON file, and add the other keys to `dropped`; see `judge`."""
     where = f"{name}: "
     if name == "config.json":
         return kept_config(content, family, is_variant, dropped, path)
@@ -145,13 +149,13 @@ def kept_of_file(name, content, family, is_variant, dropped, path):
     return kept_part(content, name.startswith("video"), is_variant, dropped, where, path)
 
 
-def kept_config(content, family, is_variant, dropped, path):
-    """Return what `config.json` may hold: the family's keys, and those of its two parts."""
+def kept_config(content: Content, family: Family, is_variant: bool, dropped: list[str], path: Path) -> Content:
+    """Return the allowed content of `config.json`: the family's keys, and those of its two nested configs."""
     allowed = declared.config_keys(family.base_model_type) | {"text_config", "vision_config"}
     if is_variant:
         allowed |= declared.OUR_CONFIG_KEYS
     kept = kept_keys(content, allowed, dropped, "config.json: ")
-    parts = {
+    parts: dict[str, tuple[str, Iterable[str]]] = {
         "text_config": ("llama", declared.text_model_types()),
         "vision_config": ("clip_vision_model", VISION_MODEL_TYPES),
     }
@@ -175,13 +179,15 @@ def kept_config(content, family, is_variant, dropped, path):
 
 
 def check_not_quantised(path: Path, config: Any) -> None:
-    """Refuse quantised weights: their shapes and types are not those of the config."""
+    """Refuse a config of quantised weights, whose shapes and dtypes differ from those of the model."""
     if isinstance(config, dict) and config.get("quantization_config"):
         raise ValueError(f"{path} has a quantization_config, expected weights that are not quantised: take that base.")
 
 
-def kept_processor_config(content, family, is_variant, dropped, path):
-    """Return what `processor_config.json` may hold: the processor's keys, and those of the parts it nests."""
+def kept_processor_config(
+    content: Content, family: Family, is_variant: bool, dropped: list[str], path: Path
+) -> Content:
+    """Return the allowed content of `processor_config.json`: the processor's keys, and those of its nested parts."""
     parts = ["image_processor", *(["video_processor"] if family.takes_videos else [])]
     allowed = {*declared.processor_keys(family), *parts}
     if is_variant:
@@ -194,33 +200,35 @@ def kept_processor_config(content, family, is_variant, dropped, path):
     return kept
 
 
-def kept_part(content, is_video, is_variant, dropped, where, path):
-    """Return what the config of an image or video processor may hold."""
+def kept_part(
+    content: Content, is_video: bool, is_variant: bool, dropped: list[str], where: str, path: Path
+) -> Content:
+    """Return the allowed content of the config of an image or video processor."""
     allowed = declared.VIDEO_KEYS if is_video else declared.IMAGE_KEYS
     kept = kept_keys(content, allowed | saved_keys(is_variant), dropped, where)
     check_classes(path, kept)
     return kept
 
 
-def saved_keys(is_variant):
-    """Return what transformers writes besides: it saves the auto_map of a processor, our class, into its parts too."""
+def saved_keys(is_variant: bool) -> set[str]:
+    """Return `auto_map` for a variant: transformers saves the one of a processor into its parts too."""
     return {"auto_map"} if is_variant else set()
 
 
-def kept_tokens(content, allowed, dropped, where):
-    """Return the allowed keys, and whatever a tokenizer calls a token of its own."""
+def kept_tokens(content: Content, allowed: set[str], dropped: list[str], where: str) -> Content:
+    """Return the content of the allowed keys and of every key that ends in `_token`."""
     tokens = {key for key in content if key.endswith("_token")}
     return kept_keys(content, allowed | tokens, dropped, where)
 
 
-def kept_keys(content, allowed, dropped, where):
-    """Return the allowed keys. An auto_map that is left names our classes, which `convert` replaces or keeps."""
+def kept_keys(content: Content, allowed: set[str], dropped: list[str], where: str) -> Content:
+    """Return the content of the allowed keys, and add the others to `dropped` with the prefix `where`."""
     dropped += [f"{where}{key}" for key in content if key not in allowed]
     return {key: value for key, value in content.items() if key in allowed}
 
 
 def check_classes(path: Path, content: dict[str, Any]) -> None:
-    """Refuse a class of transformers that reads, or loads, what a LLaVA's own does not."""
+    """Refuse a processor, tokenizer or dtype that is not in `NAMED_CLASSES`."""
     for key, classes in declared.NAMED_CLASSES.items():
         named = content.get(key)
         if named is not None and (not isinstance(named, str) or named not in classes):
@@ -228,7 +236,7 @@ def check_classes(path: Path, content: dict[str, Any]) -> None:
 
 
 def check_generation(path: Path, content: dict[str, Any]) -> None:
-    """Refuse ways of generating whose code transformers takes from the Hub."""
+    """Refuse generation settings for which transformers downloads code from the Hub."""
     for key, harmless in declared.GENERATION_FROM_THE_HUB.items():
         value = content.get(key)
         if not any(type(value) is type(other) and value == other for other in harmless):

@@ -1,4 +1,4 @@
-"""The model that a config describes, built without weights, and whether a checkpoint's weights are its own."""
+"""Comparison of a config with its weights, by the shapes of the tensors that the model needs."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from divprune_hf.checkpoints.families import Family
-from divprune_hf.checkpoints.variant_configs import one_line
+from divprune_hf.common.printable import error_line
 
 
 def needed_shapes(config: dict[str, Any], family: Family, source: str | Path) -> list[tuple[int, ...]]:
-    """Return the shapes of all weights that a model with this config reads from files; nothing is allocated.
+    """Return the shape of every weight that a model with this config reads from files. No memory is allocated.
 
     Args:
-        config: the content of a variant's `config.json`, which names no code (`judge` has seen it).
+        config: the content of a variant's `config.json`, which `judge` has checked for foreign code.
         family: its family.
         source: where it is from, for errors.
 
@@ -27,7 +27,7 @@ def needed_shapes(config: dict[str, Any], family: Family, source: str | Path) ->
             model = family.head_class(family.config_class.from_dict(dict(config)))
         check_reachable(model.config)
     except Exception as error:  # the errors of impossible sizes have no common class
-        raise ValueError(f"No model can be built from config.json of {source} ({one_line(error)}).") from None
+        raise ValueError(f"No model can be built from config.json of {source} ({error_line(error)}).") from None
     weights = model.state_dict()
     if getattr(model.config.get_text_config(), "tie_word_embeddings", False) or model.config.tie_word_embeddings:
         weights = {name: weight for name, weight in weights.items() if not name.startswith("lm_head.")}
@@ -35,7 +35,7 @@ def needed_shapes(config: dict[str, Any], family: Family, source: str | Path) ->
 
 
 def check_reachable(config: Any) -> None:
-    """Refuse placeholders that the vocabulary does not have, and layers that the vision tower does not have."""
+    """Refuse placeholder ids outside the vocabulary, and feature layers that the vision tower lacks."""
     vocab_size = config.get_text_config().vocab_size
     for name in ("image_token_id", "video_token_id"):
         token = getattr(config, name, 0)
@@ -48,12 +48,15 @@ def check_reachable(config: Any) -> None:
 
 
 def check_weights_fit(needed: Iterable[tuple[int, ...]], shapes: Iterable[tuple[int, ...]], source: str | Path) -> None:
-    """Refuse weights that lack what a model needs.
+    """Refuse weights that lack a tensor that the model needs.
 
     Args:
         needed: the shapes that `needed_shapes` returns.
         shapes: the shape of every tensor in the weights, from the headers.
         source: where both are from, for errors.
+
+    Raises:
+        ValueError: names one missing shape and how many tensors of it are missing.
     """
     absent = Counter(needed) - Counter(shapes)
     if absent:

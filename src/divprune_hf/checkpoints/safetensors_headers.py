@@ -1,4 +1,4 @@
-"""Safetensors files judged by their headers, as strictly as the format's own reader does, without reading a weight."""
+"""Checks of safetensors files by their headers alone, as strict as those of the format's own reader."""
 
 import math
 import struct
@@ -22,7 +22,7 @@ DTYPE_BITS = {
 
 @dataclass(frozen=True)
 class Span:
-    """A tensor's shape and the bytes that it takes, counted from the end of the header."""
+    """A tensor's shape, and the range of its bytes, counted from the end of the header."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,10 +31,10 @@ class Span:
 
 
 def check_shard(path: Path) -> dict[str, tuple[int, ...]]:
-    """Check that a safetensors file is what its header says; return the shapes of its tensors, by name.
+    """Check that a safetensors file has the layout of its header; return the shapes of its tensors, by name.
 
     Raises:
-        ValueError: names the file, and what is wrong with it.
+        ValueError: names the file and what is wrong with it.
     """
     if not exists(path):
         raise ValueError(f"{path} is missing, expected all shards of the checkpoint.")
@@ -60,7 +60,15 @@ def check_shard(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_spans(header: dict[str, Any], invalid: str) -> list[Span]:
-    """Return the tensors of a header, which follow one another without gaps or overlaps; `invalid` opens errors."""
+    """Return the tensors of a header in the order of their bytes.
+
+    Args:
+        header: the JSON object at the beginning of a file.
+        invalid: the first words of an error.
+
+    Raises:
+        ValueError: an entry is impossible, or the tensors overlap or leave gaps.
+    """
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"{invalid}: __metadata__ is no object of texts.")
@@ -78,7 +86,7 @@ def tensor_spans(header: dict[str, Any], invalid: str) -> list[Span]:
 
 
 def tensor_span(name: str, entry: Any, invalid: str) -> Span:
-    """Return one entry of a header, whose shape and dtype take exactly the bytes that it claims."""
+    """Return one entry of a header; raise a `ValueError` unless its shape and dtype take the bytes that it names."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{invalid}: {name!r} is no object of dtype, shape and data_offsets.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -97,7 +105,7 @@ def tensor_span(name: str, entry: Any, invalid: str) -> Span:
 
 
 def is_list_of_sizes(candidate: Any) -> bool:
-    """Tell a list of whole numbers that are not negative."""
+    """Tell whether this is a list of whole numbers that are not negative."""
     return isinstance(candidate, list) and all(type(number) is int and number >= 0 for number in candidate)
 
 

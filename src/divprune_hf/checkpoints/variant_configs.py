@@ -1,23 +1,29 @@
-"""The two config files of a variant, made from those of its base."""
+"""The config files of a variant, made from those of its base."""
+
+from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModel
+from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig
 
-from divprune_hf.remote_code.configuration_divprune import auto_map
+from divprune_hf.checkpoints.families import Family
+from divprune_hf.common.printable import error_line
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 
 
-# What says in a preprocessor config that it is one of images.
+# Keys by which a preprocessor config says that it is one of images.
 TYPES_OF_IMAGES = ("image_processor_type", "feature_extractor_type", "processor_class", "image_grid_pinpoints")
 
+Content = dict[str, Any]  # of a JSON file
 
-def variant_config(config, family, divprune_config):
-    """`config.json` of a variant: the base's, with our model type, classes and budget.
+
+def variant_config(config: Content, family: Family, divprune_config: DivPruneConfig) -> Content:
+    """Return `config.json` of a variant: the base's, with our model type, classes and settings.
 
     Args:
-        config (`dict`): the content of the base's file.
-        family (`Family`): its family.
-        divprune_config (`DivPruneConfig`): the budget.
+        config: the content of the base's file.
+        family: its family.
+        divprune_config: the settings of the pruning.
     """
     edited = {name: value for name, value in config.items() if name != "_name_or_path"}
     edited["model_type"] = family.config_class.model_type
@@ -28,14 +34,16 @@ def variant_config(config, family, divprune_config):
     return edited
 
 
-def variant_processor_config(processor_config, config, family, divprune_config):
-    """`processor_config.json` of a variant: the base's, completed, with our class and budget.
+def variant_processor_config(
+    processor_config: Content, config: Content, family: Family, divprune_config: DivPruneConfig
+) -> Content:
+    """Return `processor_config.json` of a variant: the base's, completed, with our class and settings.
 
     Args:
-        processor_config (`dict`): the content of the base's file, empty where it has none.
-        config (`dict`): the content of the base's `config.json`.
-        family (`Family`): its family.
-        divprune_config (`DivPruneConfig`): the budget.
+        processor_config: the content of the base's file; empty if it has none.
+        config: the content of the base's `config.json`.
+        family: its family.
+        divprune_config: the settings of the pruning.
     """
     edited = completed_processor_config(processor_config, config, family)
     edited["processor_class"] = family.processor_class.__name__
@@ -44,20 +52,24 @@ def variant_processor_config(processor_config, config, family, divprune_config):
     return edited
 
 
-def variant_preprocessor_configs(preprocessor_config, video_config, processor_config, family):
-    """`preprocessor_config.json` and `video_preprocessor_config.json` of a variant where the base's do not do.
+def variant_preprocessor_configs(
+    preprocessor_config: Content | None, video_config: Content | None, processor_config: Content, family: Family
+) -> dict[str, Content]:
+    """Return the preprocessor configs of a variant that have to differ from the base's.
 
-    transformers finds the class of an unnamed image or video processor by the model type, which is another now.
+    transformers finds the class of an unnamed image or video processor by the model type, which a variant changes: such
+    a config has to name its class.
 
     Args:
-        preprocessor_config, video_config (`dict` or `None`): the contents of the base's files, where it has them.
-        processor_config (`dict`): that of its `processor_config.json`, which may hold both.
-        family (`Family`): its family.
+        preprocessor_config, video_config: the contents of the base's `preprocessor_config.json` and
+            `video_preprocessor_config.json`, or None.
+        processor_config: the content of its `processor_config.json`, which may hold both.
+        family: its family.
 
     Returns:
         The files to write, by name.
     """
-    edited = {}
+    edited: dict[str, Content] = {}
     named = {"image_processor_type", "feature_extractor_type"} & set(preprocessor_config or {})
     if preprocessor_config and not named and "image_processor" not in processor_config:
         image_type = {"image_processor_type": family.image_processor_type}
@@ -71,8 +83,11 @@ def variant_preprocessor_configs(preprocessor_config, video_config, processor_co
     return edited
 
 
-def completed_processor_config(processor_config, config, family):
-    """A processor config that says how many visual tokens an image has; older checkpoints leave that to be guessed."""
+def completed_processor_config(processor_config: Content, config: Content, family: Family) -> Content:
+    """Return a processor config with every setting that the number of visual tokens depends on.
+
+    Older checkpoints lack some of them, and transformers guesses.
+    """
     completed = dict(processor_config)
     stock = stock_config(config, family)
     if completed.get("patch_size") is None:
@@ -84,18 +99,24 @@ def completed_processor_config(processor_config, config, family):
     return completed
 
 
-def stock_config(config, family):
-    """The stock config object of a base, or of the base of a variant."""
+def stock_config(config: Content, family: Family) -> PretrainedConfig:
+    """Return the stock config object of a base, or of the base of a variant; raise a `ValueError` if there is none."""
     dropped = ("model_type", "auto_map", "divprune_config", "divprune_tested_transformers", "architectures")
     settings = {name: value for name, value in config.items() if name not in dropped}
     try:
         return CONFIG_MAPPING[family.base_model_type](**settings)
     except Exception as error:  # the errors of transformers' config checks have no common class
-        raise ValueError(f"config.json is not one of a LLaVA checkpoint ({one_line(error)}).") from None
+        raise ValueError(f"config.json is not one of a LLaVA checkpoint ({error_line(error)}).") from None
 
 
-def num_additional_image_tokens(vision_config):
-    """Count the tokens of a vision tower besides its patches, such as a CLS token, by a forward without data."""
+def num_additional_image_tokens(vision_config: PretrainedConfig) -> int:
+    """Count the tokens of a vision tower besides its patches, such as a CLS token.
+
+    The count comes from a forward on the meta device, which computes shapes only.
+
+    Raises:
+        ValueError: no vision tower can be built from the config.
+    """
     size = vision_config.image_size
     try:
         with torch.device("meta"), torch.no_grad():
@@ -103,10 +124,5 @@ def num_additional_image_tokens(vision_config):
             pixel_values = torch.empty(1, getattr(vision_config, "num_channels", 3), size, size)
             num_tokens = tower(pixel_values).last_hidden_state.shape[1]
     except Exception as error:  # whatever a tower of impossible sizes raises
-        raise ValueError(f"vision_config is not one of a working vision tower ({one_line(error)}).") from None
+        raise ValueError(f"vision_config is not one of a working vision tower ({error_line(error)}).") from None
     return num_tokens - (size // vision_config.patch_size) ** 2
-
-
-def one_line(error: Exception) -> str:
-    """Return what an error says, without its lines."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -14,3 +14,8 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     """A message that may have several lines as one, fit for a terminal."""
     return printable(" ".join(str(text).split()))
+
+
+def error_line(error: BaseException) -> str:
+    """Return the type and message of an error on one line, fit for a terminal."""
+    return one_line(f"{type(error).__name__}: {error}")

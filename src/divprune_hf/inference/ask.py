@@ -1,7 +1,7 @@
 """One question about one picture or one video."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,11 +15,32 @@ LONGEST_ANSWER = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer and what it was made from.
+class Prompt:
+    """A prompt about one picture or video, ready for the model.
 
-    `num_kept` of `num_available` visual tokens went to the language model, in a prompt of `num_prompt_tokens`.
-    `picture` shows the kept patches.
+    Attributes:
+        inputs: what the processor returned, on the model's device.
+        picks: indices of the kept visual tokens.
+        num_available: the number of visual tokens before pruning.
+        picture: a drawing of the kept patches.
+    """
+
+    inputs: BatchFeature
+    picks: list[int]
+    num_available: int
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and the sizes of its prompt.
+
+    Attributes:
+        text: the answer.
+        num_kept: the number of visual tokens that the language model saw.
+        num_available: the number of visual tokens before pruning.
+        num_prompt_tokens: the length of the prompt, text and kept visual tokens together.
+        picture: a drawing of the kept patches.
     """
 
     text: str
@@ -40,20 +61,15 @@ def ask(
 
     Args:
         model, processor: as `load_pruned` returns them.
-        picture (`PIL.Image.Image`).
-        question (`str`).
-        max_new_tokens (`int`): the longest answer.
+        picture (`PIL.Image.Image`): the picture.
+        question (`str`): the question, without a placeholder.
+        max_new_tokens (`int`): the longest answer, in tokens.
 
     Raises:
         ValueError: an impossible `max_new_tokens`.
     """
     check_max_new_tokens(max_new_tokens)
-    prompt = chat_prompt(processor, "image", question)
-    inputs = processor(images=[picture], text=[prompt], return_tensors="pt").to(model.device, model.dtype)
-    image_inputs = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
-    (kept,) = model.select_image_tokens(**image_inputs, num_image_tokens_kept=inputs["num_image_tokens_kept"])
-    drawn = draw_views(picture, inputs, processor, kept.tolist())
-    return answer(model, processor, inputs, max_new_tokens, len(kept), processor.count_image_tokens(inputs)[0], drawn)
+    return answer(model, processor, picture_prompt(model, processor, picture, question), max_new_tokens)
 
 
 def ask_about_video(
@@ -68,58 +84,77 @@ def ask_about_video(
     Args:
         model, processor: as `load_pruned` returns them.
         frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): as `read_video` returns them.
-        question (`str`).
-        max_new_tokens (`int`): the longest answer.
+        question (`str`): the question, without a placeholder.
+        max_new_tokens (`int`): the longest answer, in tokens.
 
     Raises:
         ValueError: the model takes no videos, or an impossible `max_new_tokens`.
     """
     check_max_new_tokens(max_new_tokens)
-    check_takes_videos(getattr(processor, "takes_videos", False), type(model).__name__)
-    prompt = chat_prompt(processor, "video", question)
-    inputs = processor(videos=[frames], text=[prompt], return_tensors="pt").to(model.device, model.dtype)
-    video_inputs = {name: inputs[name] for name in ("pixel_values_videos", "num_video_tokens_kept")}
-    (kept,) = model.select_video_tokens(**video_inputs)
-    drawn = draw_frames(inputs, processor, kept.tolist())
-    return answer(model, processor, inputs, max_new_tokens, len(kept), processor.count_video_tokens(inputs)[0], drawn)
+    return answer(model, processor, video_prompt(model, processor, frames, question), max_new_tokens)
+
+
+def picture_prompt(model: Any, processor: Any, picture: Image.Image, question: str) -> Prompt:
+    """Return the prompt of a question about a picture."""
+    text = chat_prompt(processor, "image", question)
+    inputs = processor(images=[picture], text=[text], return_tensors="pt").to(model.device, model.dtype)
+    names = ("pixel_values", "image_sizes", "num_image_tokens_kept")
+    (kept,) = model.select_image_tokens(**{name: inputs[name] for name in names if name in inputs})
+    picks = kept.tolist()
+    (num_available,) = processor.count_image_tokens(inputs)
+    return Prompt(inputs, picks, num_available, draw_views(picture, inputs, processor, picks))
+
+
+def video_prompt(model: Any, processor: Any, frames: np.ndarray, question: str) -> Prompt:
+    """Return the prompt of a question about a video; raise a `ValueError` if the model takes no videos."""
+    check_takes_videos(processor.takes_videos, type(model).__name__)
+    text = chat_prompt(processor, "video", question)
+    inputs = processor(videos=[frames], text=[text], return_tensors="pt").to(model.device, model.dtype)
+    names = ("pixel_values_videos", "num_video_tokens_kept")
+    (kept,) = model.select_video_tokens(**{name: inputs[name] for name in names})
+    picks = kept.tolist()
+    (num_available,) = processor.count_video_tokens(inputs)
+    return Prompt(inputs, picks, num_available, draw_frames(inputs, processor, picks))
 
 
 def check_max_new_tokens(max_new_tokens: int) -> None:
-    """Raise a `ValueError` unless an answer can have so many tokens."""
+    """Raise a `ValueError` unless the longest answer has from 1 to `LONGEST_ANSWER` tokens."""
     if not 1 <= max_new_tokens <= LONGEST_ANSWER:
         raise ValueError(f"Got max_new_tokens={max_new_tokens}, expected a number from 1 to {LONGEST_ANSWER}.")
 
 
 def check_takes_videos(takes_videos: bool, model: str) -> None:
-    """Raise a `ValueError` if a model, named as the user knows it, takes no videos."""
+    """Raise a `ValueError` if a model takes no videos; `model` is its name in the message."""
     if not takes_videos:
         raise ValueError(f"Got a video for {model}, which takes pictures only: use LLaVA-NeXT-Video.")
 
 
-def chat_prompt(processor: ProcessorMixin, modality: str, question: str) -> str:
-    """A question about an image or a video in the model's chat format, or in LLaVA's first one where it has none.
+def chat_prompt(processor: Any, modality: Literal["image", "video"], question: str) -> str:
+    """Return a question about an image or a video in the model's chat format, or in LLaVA-1.5's if it has none.
 
-    The one placeholder is that of the image or video: see `as_plain_text`.
+    The prompt has exactly one placeholder; placeholders in the question are made plain text (`as_plain_text`).
     """
     question = as_plain_text(question, special_tokens(processor.tokenizer))
     if not processor.chat_template:
-        return f"USER: {getattr(processor, f'{modality}_token')}\n{question} ASSISTANT:"
-    content: list[Any] = [{"type": modality}, {"type": "text", "text": question}]
-    messages: list[Any] = [{"role": "user", "content": content}]
+        token = processor.video_token if modality == "video" else processor.image_token
+        return f"USER: {token}\n{question} ASSISTANT:"
+    content = [{"type": modality}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """All texts that a tokenizer reads as one special token, such as `<image>` and `</s>`."""
+    """Return all texts that a tokenizer reads as one special token, such as `<image>` and `</s>`."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return sorted({*tokenizer.all_special_tokens, *added})
 
 
 def as_plain_text(question: str, special: list[str]) -> str:
-    """A question in which special tokens are text: a space behind their first character keeps them apart.
+    """Return a question in which special tokens are plain text, with a space after their first character.
 
-    `What does <image> mean?` becomes `What does < image> mean?`. Otherwise the processor would take it for the place of
-    a second picture, and the model `</s>` for the end of the prompt; no release of transformers escapes them all.
+    `What does <image> mean?` becomes `What does < image> mean?`. Otherwise the processor would take `<image>` for the
+    place of a second picture, and the model would take `</s>` for the end of the prompt. No release of transformers
+    escapes all of them.
     """
     for token in special:
         if len(token) > 1:
@@ -127,17 +162,9 @@ def as_plain_text(question: str, special: list[str]) -> str:
     return question
 
 
-def answer(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    inputs: BatchFeature,
-    max_new_tokens: int,
-    num_kept: int,
-    num_available: int,
-    drawn: Image.Image,
-) -> Answer:
-    """Return what the model says to a finished prompt."""
-    tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    num_prompt_tokens = inputs["input_ids"].shape[1]
+def answer(model: Any, processor: Any, prompt: Prompt, max_new_tokens: int) -> Answer:
+    """Return the model's answer to a prompt, generated greedily."""
+    tokens = model.generate(**prompt.inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    num_prompt_tokens = prompt.inputs["input_ids"].shape[1]
     text = processor.decode(tokens[0, num_prompt_tokens:], skip_special_tokens=True).strip()
-    return Answer(text, num_kept, num_available, num_prompt_tokens, drawn)
+    return Answer(text, len(prompt.picks), prompt.num_available, num_prompt_tokens, prompt.picture)

@@ -1,14 +1,17 @@
-"""Reading a picture, and drawing which of its patches a model keeps."""
+"""Read a picture, and draw which of its patches a model keeps."""
 
 import math
 import os
 import secrets
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from transformers import BatchFeature
 from transformers.image_processing_utils import select_best_resolution
 from transformers.image_utils import load_image
 
@@ -18,27 +21,27 @@ DIMMED = 0.25  # brightness of dropped patches
 
 
 def read_picture(source: str) -> Image.Image:
-    """The picture at a path or URL, as RGB."""
+    """Return the picture at a path or URL, as RGB; raise a `ValueError` if it cannot be read."""
     try:
         return load_image(str(source))
-    except Exception as error:  # a damaged file makes Pillow raise almost anything
+    except Exception as error:  # Pillow raises errors of many classes over a damaged file
         detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{source} is not a picture that can be read ({detail}).") from None
 
 
 def picture_format(file: str | Path) -> str:
-    """The format that Pillow writes into a file of this name, or a `ValueError` if it can write none."""
+    """Return the format that Pillow writes into a file of this name; raise a `ValueError` if it can write none."""
     path = Path(file)
     name = Image.registered_extensions().get(path.suffix.lower(), "")
     try:
-        Image.new("RGB", (16, 16)).save(BytesIO(), name)  # some formats are there to be read only
+        Image.new("RGB", (16, 16)).save(BytesIO(), name)  # Pillow can only read some formats
     except Exception:
         raise ValueError(f"{path} cannot be written: expected the ending of a picture format, such as .png.") from None
     return name
 
 
 def check_drawable(file: str | Path) -> None:
-    """Refuse a picture file that cannot be saved, before a model is loaded."""
+    """Raise a `ValueError` if a picture file cannot be written. Commands ask this before they load a model."""
     path = Path(file).resolve()
     if not str(file) or path.is_dir():
         raise ValueError(f"{str(file)!r} cannot be written: it is a folder, expected a picture file, such as kept.png.")
@@ -52,7 +55,7 @@ def check_drawable(file: str | Path) -> None:
 
 
 def save_picture(picture: Image.Image, file: str | Path) -> None:
-    """Save a picture; the file is whole or as it was."""
+    """Save a picture; if that fails, the file stays as it was."""
     path = Path(file).resolve()
     partial = path.with_name(f".divprune-{secrets.token_hex(8)}.partial")
     try:
@@ -62,8 +65,13 @@ def save_picture(picture: Image.Image, file: str | Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def model_view(pixel_values: torch.Tensor, image_processor) -> Image.Image:
-    """Return what the vision tower sees as a picture: `pixel_values`, `(channels, height, width)`, un-normalised."""
+def model_view(pixel_values: torch.Tensor, image_processor: Any) -> Image.Image:
+    """Return the input of the vision tower as a picture.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(channels, height, width)`): normalised pixels.
+        image_processor: its `image_mean` and `image_std` undo the normalisation.
+    """
     pixels = pixel_values.float().cpu().numpy().transpose(1, 2, 0)
     pixels = pixels * np.array(image_processor.image_std) + np.array(image_processor.image_mean)
     return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
@@ -75,7 +83,7 @@ def draw_kept(picture: Image.Image, kept_patches: list[int], rows: int, columns:
     Args:
         picture (`PIL.Image.Image`): the model's view of one image.
         kept_patches (`list[int]`): indices of the kept patches, counted in raster order.
-        rows, columns (`int`): how many patches there are in each direction.
+        rows, columns (`int`): the number of patches in each direction.
     """
     width, height = picture.size
     mask = Image.new("L", picture.size, round(255 * DIMMED))
@@ -92,14 +100,14 @@ def draw_kept(picture: Image.Image, kept_patches: list[int], rows: int, columns:
     return drawn
 
 
-def draw_views(picture: Image.Image, inputs, processor, kept: list[int]) -> Image.Image:
-    """Draw what a model sees of one picture, with the patches that it keeps.
+def draw_views(picture: Image.Image, inputs: BatchFeature, processor: Any, picks: list[int]) -> Image.Image:
+    """Draw the views of one picture that a model sees, with the patches that it keeps.
 
     Args:
         picture (`PIL.Image.Image`): the picture.
-        inputs: what `processor` made of it, as tensors.
+        inputs: the output of `processor` for this picture, as tensors.
         processor: the processor of a pruned model.
-        kept (`list[int]`): indices of the kept visual tokens.
+        picks (`list[int]`): indices of the kept visual tokens.
 
     Returns:
         For LLaVA-1.5 the cropped picture; for LLaVA-NeXT its squeezed base view and, beside it, the picture at the
@@ -114,13 +122,13 @@ def draw_views(picture: Image.Image, inputs, processor, kept: list[int]) -> Imag
         grid = (rows, columns, *crops_of(processor, height, width, views.shape[-2:]))
         num_patches, extra_rows = processor._get_unpadded_features(height, width, *grid)
         extra_columns = num_patches // extra_rows + 1  # a newline token ends each row
-    # Tokens such as CLS come before the patches of the first view, and show nothing.
+    # Tokens such as CLS come before the patches of the first view, and have no place in it.
     first = num_available - extra_rows * extra_columns - rows * columns
-    base = [token - first for token in kept if first <= token < first + rows * columns]
+    base = [token - first for token in picks if first <= token < first + rows * columns]
     drawn = [draw_kept(model_view(views[0], processor.image_processor), base, rows, columns)]
     if extra_rows:
         places = [
-            divmod(token - first - rows * columns, extra_columns) for token in kept if token >= first + rows * columns
+            divmod(token - first - rows * columns, extra_columns) for token in picks if token >= first + rows * columns
         ]
         patches = [row * (extra_columns - 1) + column for row, column in places if column < extra_columns - 1]
         size = ((extra_columns - 1) * processor.patch_size, extra_rows * processor.patch_size)
@@ -135,14 +143,14 @@ def draw_views(picture: Image.Image, inputs, processor, kept: list[int]) -> Imag
     return sheet
 
 
-def crops_of(processor, height: int, width: int, view_size) -> tuple[int, int]:
-    """Return how many crops LLaVA-NeXT makes of a picture of `height` and `width` pixels, downwards and across."""
+def crops_of(processor: Any, height: int, width: int, view_size: Sequence[int]) -> tuple[int, int]:
+    """Return the number of crops that LLaVA-NeXT makes of a picture, downwards and across; all sizes are pixels."""
     best = select_best_resolution((height, width), processor.image_processor.image_grid_pinpoints)
     return best[0] // view_size[0], best[1] // view_size[1]
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int = 4, gap: int = 8) -> Image.Image:
-    """Several pictures of one size on one sheet."""
+    """Return several pictures of one size on one sheet, in rows of `columns`, `gap` pixels apart."""
     width, height = pictures[0].size
     rows = math.ceil(len(pictures) / columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")

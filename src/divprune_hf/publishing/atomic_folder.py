@@ -1,10 +1,10 @@
-"""A folder that appears whole or not at all, also where the process is killed while it is made.
+"""A folder that appears whole or not at all, even if the process is killed while making it.
 
-Beside OUT, a folder called NAME, a run makes
+Beside a folder OUT called NAME, a run makes
 
-- `.NAME.divprune-lock`, locked as long as the run lives: what lies here unlocked was left by a killed run;
-- `.NAME.partial-*`, what will be OUT, or was until it was replaced: nobody needs it after the run;
-- `.NAME.previous-*`, only where the system cannot exchange two folders: the old OUT, whole, between two renames.
+- `.NAME.divprune-lock`, which it holds locked. If nobody holds the lock, the other two were left by a killed run.
+- `.NAME.partial-*`, the coming OUT, or the replaced one. It is of no use after the run.
+- `.NAME.previous-*`, the old OUT, whole, between two renames. It exists only where the system cannot exchange folders.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # tells that there are no locks
 
 
 AT_CURRENT_FOLDER = -100  # AT_FDCWD of Linux
@@ -32,12 +32,12 @@ Say = Callable[[str], object]
 
 @contextmanager
 def new_folder(out: Path, check: Callable[[], object], say: Say) -> Iterator[Path]:
-    """An empty folder to fill, which is put in the place of `out` at the end, unless anything fails.
+    """Yield an empty folder to fill; put it in the place of `out` at the end, unless anything fails.
 
     Args:
         out (`Path`): absolute, links resolved.
-        check: raises if `out` must not be replaced; called while no other run can make it.
-        say: takes a line for everything that a killed run left and that is removed or restored.
+        check: raises if `out` must not be replaced. It is called while no other run can make `out`.
+        say: called with a line for each leftover of a killed run that is removed or restored.
 
     Raises:
         ValueError: another run is making `out`.
@@ -57,14 +57,14 @@ def new_folder(out: Path, check: Callable[[], object], say: Say) -> Iterator[Pat
 
 
 def restore_killed(out: Path, say: Say) -> None:
-    """Put `out` back where a run was killed between two renames; does nothing in all other cases."""
+    """Put `out` back if a run was killed between two renames; do nothing in all other cases."""
     if leftovers(out, "previous") and is_missing(out):
         with only_run(out) as is_alone:
             restore(out, is_alone, say)
 
 
 def put_in_place(partial: Path, out: Path) -> None:
-    """Put a finished folder in place. What was there before is then called `partial`, or is back if anything fails."""
+    """Put a finished folder in place. The old one is then called `partial`; if anything fails, it is back."""
     if not out.exists():
         partial.rename(out)
         return
@@ -82,7 +82,7 @@ def put_in_place(partial: Path, out: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Give two folders each other's name in one step; return False where the system or its file system cannot."""
+    """Exchange the names of two folders in one step; return False if the system or the file system cannot."""
     names = os.fsencode(one), os.fsencode(other)
     try:
         library = ctypes.CDLL(None)
@@ -95,9 +95,9 @@ def exchange(one: Path, other: Path) -> bool:
 
 @contextmanager
 def only_run(out: Path) -> Iterator[bool]:
-    """Keep other runs away from `out`; yield False where there are no locks, and nobody can tell what lives.
+    """Keep other runs away from `out`; yield False where there are no locks, so that other runs cannot be noticed.
 
-    The system drops the lock when the process ends, however it does; its file may stay, and the next run takes it.
+    The system drops the lock whenever the process ends. The file of the lock may stay, and the next run takes it.
     """
     path = out.with_name(f".{out.name}.divprune-lock")
     descriptor = locked(path, out)
@@ -110,12 +110,12 @@ def only_run(out: Path) -> Iterator[bool]:
 
 
 def locked(path: Path, out: Path) -> int | None:
-    """The descriptor of a file that only this run holds a lock of, or None where there are no locks."""
+    """Return the descriptor of a file that this run alone has locked, or None where there are no locks."""
     while fcntl is not None:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The run that held it may just have removed it: then another one may have made and locked a new file.
+            # The run that held the lock may have removed the file just now, and a third one made and locked a new file.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
             os.close(descriptor)
@@ -132,12 +132,12 @@ def locked(path: Path, out: Path) -> int | None:
 
 
 def beside(out: Path, kind: str) -> Path:
-    """A name that nothing has, for a folder of this run."""
+    """Return an unused name for a folder of this run."""
     return out.with_name(f".{out.name}.{kind}-{secrets.token_hex(8)}")
 
 
 def leftovers(out: Path, kind: str = "partial|previous") -> list[Path]:
-    """The folders with names that `beside` makes."""
+    """Return the existing folders with names that `beside` makes."""
     if not out.parent.is_dir():
         return []
     ours = re.compile(rf"\.{re.escape(out.name)}\.({kind})-[0-9a-f]{{16}}")
@@ -151,7 +151,7 @@ def is_missing(out: Path) -> bool:
 
 
 def restore(out: Path, is_alone: bool, say: Say) -> None:
-    """Put back what a killed run had set aside, if there is no `out`."""
+    """Put back the old `out` that a killed run had set aside, if there is no new one."""
     for previous in leftovers(out, "previous"):
         if is_missing(out) and is_alone:
             previous.rename(out)
@@ -161,7 +161,7 @@ def restore(out: Path, is_alone: bool, say: Say) -> None:
 
 
 def remove_leftovers(out: Path, is_alone: bool, say: Say) -> None:
-    """Remove what killed runs left, or name it where another run may be alive."""
+    """Remove leftovers of killed runs; only name them where another run may be alive."""
     for folder in leftovers(out):
         if not is_alone:
             say(f"{folder} may be of a run that was killed: if no other run is making {out}, remove it by hand.")
@@ -173,7 +173,7 @@ def remove_leftovers(out: Path, is_alone: bool, say: Say) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder, and go on if interrupted once."""
+    """Remove a folder; an interruption is raised after a second attempt."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
     except BaseException:

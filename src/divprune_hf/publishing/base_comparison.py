@@ -1,4 +1,4 @@
-"""A variant's files beside those of the Hub base that it records: exactly what `convert` writes, or other weights."""
+"""Comparison of a variant with the Hub base that it records: its files have to be what `convert` makes of the base."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from divprune_hf.publishing.hub_base import LARGEST_SMALL_FILES
 from divprune_hf.publishing.variant_files import variant_contents
 
 
-# Tells if a file of the variant has the content of a file of the base.
+# Tells whether the file of the variant with this name has the content of a file of the base.
 IsSame = Callable[[str, RepoFile], bool]
 TEMPLATE_PATTERNS = ["chat_template.jinja", "additional_chat_templates/*.jinja"]
 SMALL_PATTERNS = [*JUDGED_FILES, *TEMPLATE_PATTERNS]
@@ -23,7 +23,7 @@ SMALL_PATTERNS = [*JUDGED_FILES, *TEMPLATE_PATTERNS]
 
 @dataclass
 class Comparison:
-    """Result of a comparison: what must not be, and what whoever looks should know."""
+    """Result of a comparison: differences, which refuse the variant, and notes, which inform the user."""
 
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -34,12 +34,12 @@ def compare_with_base(
 ) -> Comparison:
     """Compare a variant with its base at the recorded commit.
 
-    Chat templates are always the base's. Where the weights are the base's too, every other file has to be what
-    `convert` writes from it; where they are not, as after training, what differs is noted.
+    Chat templates have to be the base's. If the weights are the base's too, every other file has to be what `convert`
+    writes from it. If they are not, as after training, other differences are notes.
 
     Args:
-        folder: the variant's small files.
-        names: the names of all its files.
+        folder: the folder of the variant's small files.
+        names: the names of all its files, the weights included.
         recorded: the base's `repo_id` and `commit`.
         there: the base's files at this commit.
         is_same: compares a file of the variant with one of the base.
@@ -48,7 +48,7 @@ def compare_with_base(
     try:
         small = {name: file for name, file in there.items() if files.matches(name, SMALL_PATTERNS)}
         base_folder = download(base, commit, small, LARGEST_SMALL_FILES)
-    except Exception as error:  # gated, gone, or no network: each library has errors of its own
+    except Exception as error:  # gated, gone, or no network; the libraries share no class of error
         return Comparison(notes=[unreachable(base, error)])
     config = files.read_json(folder / "config.json")
     expected, _ = variant_contents(base, base_folder, commit, config.get("divprune_config"))
@@ -71,14 +71,14 @@ def compare_with_base(
 
 
 def unreachable(base: str, error: Exception) -> str:
-    """Say that the files were not compared with those of the base, and why."""
+    """Return a note that the files were not compared with those of the base, and why."""
     return redact(f"its base {base} could not be looked at ({' '.join(str(error).split())}), so it was not compared")
 
 
 def changed_files(
     folder: Path, names: list[str], there: dict[str, RepoFile], expected: dict[str, Any], is_same: IsSame
 ) -> list[str]:
-    """The files of configs, tokens and templates that differ from what `convert` writes, lack or come besides."""
+    """Return the configs, tokenizer files and templates that `convert` writes otherwise, or not at all."""
     data = {name for name in {*names, *there} if files.is_copied(name) and not files.is_legal(name)}
     changed = []
     for name in sorted(data | set(expected)):
@@ -92,8 +92,8 @@ def changed_files(
 
 
 def templates(folder: Path) -> dict[str, str]:
-    """Every chat template of a folder, with the file that it stands in."""
-    found = {}
+    """Return every chat template of a folder, each with the file that holds it."""
+    found: dict[str, str] = {}
     for name in ("tokenizer_config.json", "processor_config.json", "chat_template.json"):
         if (folder / name).is_file():
             for text in texts_of(files.read_json(folder / name).get("chat_template")):
@@ -105,12 +105,13 @@ def templates(folder: Path) -> dict[str, str]:
 
 
 def foreign_files(folder: Path, foreign: list[str]) -> list[str]:
+    """Return the files that hold these chat templates."""
     found = templates(folder)
     return sorted({found[text] for text in foreign})
 
 
 def texts_of(template: Any) -> list[str]:
-    """The templates in a `chat_template`: one, several by name, or a list of objects that name each."""
+    """Return the templates in a `chat_template`: a text, a dict by name, or a list of objects with a name each."""
     if isinstance(template, str):
         return [template]
     if isinstance(template, dict):

@@ -1,4 +1,4 @@
-"""Checks before a variant leaves this machine. Nothing of it is run before its code is known to be ours."""
+"""Checks before a variant leaves this machine. Nothing of it runs before its code is known to be this package's."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from divprune_hf.checkpoints import files
 from divprune_hf.checkpoints.families import Family
@@ -24,11 +25,12 @@ LARGEST_TO_LOAD = 2**30  # bytes of weights; larger models are built on the meta
 
 
 def sha256(content: bytes) -> str:
+    """Return the hexadecimal SHA-256 of a content."""
     return hashlib.sha256(content).hexdigest()
 
 
 def code_differences(found: dict[str, bytes]) -> list[str]:
-    """Return how the Python files of a variant, by name, differ from this package's; empty where they are the same."""
+    """Return the differences between Python files, by name, and those of this package; empty if there are none."""
     expected = {name: sha256(text.encode()) for name, text in shipped_code().items()}
     hashes = {name: sha256(content) for name, content in found.items()}
     differences = [f"{name} is missing" for name in sorted(set(expected) - set(hashes))]
@@ -38,7 +40,7 @@ def code_differences(found: dict[str, bytes]) -> list[str]:
 
 
 def check_code(folder: Path) -> None:
-    """Compare the code of a variant with this package's, by hash."""
+    """Refuse a variant whose code differs from this package's; compare by hash."""
     found = {
         path.relative_to(folder).as_posix(): files.regular_file(path).read_bytes() for path in folder.rglob("*.py")
     }
@@ -51,10 +53,14 @@ def check_code(folder: Path) -> None:
 
 
 def judged_differences(folder: Path, source: str | Path) -> list[str]:
-    """Return where the JSON files of a variant are not as `convert` writes them.
+    """Return the keys in the JSON files of a variant that `convert` writes otherwise, or not at all.
+
+    Args:
+        folder: the variant.
+        source: the folder or Hub id by which the user named it, for errors.
 
     Raises:
-        ValueError: they cannot be a variant's, or name code, a class or a kind of model that is not supported.
+        ValueError: the files are not those of a variant, or name code, a class or a kind of model that is refused.
     """
     config = files.read_json(folder / "config.json")
     if not files.is_variant(config):
@@ -84,8 +90,8 @@ def judged_differences(folder: Path, source: str | Path) -> list[str]:
     return differences
 
 
-def check_own_auto_map(folder: Path, config: dict, family: Family) -> None:
-    """Refuse a variant whose code is elsewhere than in its own folder: hashes say nothing about it there."""
+def check_own_auto_map(folder: Path, config: dict[str, Any], family: Family) -> None:
+    """Refuse a variant whose auto_map names code outside its folder, which the comparison of hashes does not see."""
     if config.get("auto_map") != auto_map(family.base_model_type):
         raise ValueError(
             f"{folder} is not as convert writes it (config.json: auto_map): convert it again (divprune-hf convert "
@@ -94,14 +100,17 @@ def check_own_auto_map(folder: Path, config: dict, family: Family) -> None:
 
 
 def check_configs(folder: Path, shapes: list[tuple[int, ...]]) -> None:
-    """Check the configs of a variant against each other and against its weights. Nothing is loaded before.
+    """Check the configs of a variant against each other and against its weights. Nothing is loaded before this check.
 
     Args:
-        folder (`Path`): the variant.
+        folder: the variant.
         shapes: the shape of every tensor in its weights, from the headers.
+
+    Raises:
+        ValueError: names what differs from the files that `convert` writes.
     """
     differences = judged_differences(folder, folder)
-    # They would stay behind; who loads the folder itself would follow them.
+    # A push would leave these files behind, but whoever loads the folder itself would follow them.
     adapters = sorted(path.name for path in folder.iterdir() if files.matches(path.name, files.ADAPTER_PATTERNS))
     if adapters:
         raise ValueError(
@@ -117,11 +126,19 @@ def check_configs(folder: Path, shapes: list[tuple[int, ...]]) -> None:
     check_weights_fit(needed_shapes(config, files.family_of(config, folder), folder), shapes, folder)
 
 
-def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> dict:
-    """Load a variant as remote code in a process that has not imported this package, and let it answer.
+def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> dict[str, Any]:
+    """Load a variant as remote code in a process without this package, and let it answer a tiny prompt.
+
+    Args:
+        folder: the variant.
+        weight_bytes: the size of its weights. Above `LARGEST_TO_LOAD` the model is built on the meta device.
+        has_weights: False builds the model on the meta device too.
 
     Returns:
-        `dict`: the report of `load_check.py`.
+        The report of `load_check.py`.
+
+    Raises:
+        ValueError: it does not load, loads other code than its own, or its answer does not fit the prompt.
     """
     on_meta = not has_weights or weight_bytes > LARGEST_TO_LOAD
     with tempfile.TemporaryDirectory(prefix="divprune-check-") as modules:
@@ -145,7 +162,7 @@ def check_loads(folder: Path, weight_bytes: int, has_weights: bool = True) -> di
 
 
 def check_no_token(contents: dict[str, bytes]) -> None:
-    """Refuse files with something in them that looks like a token of the Hub."""
+    """Refuse files that hold a token of the Hub, or what looks like one."""
     for name, content in contents.items():
         text = content.decode("utf-8", errors="ignore")
         if without_tokens(text) != text:

@@ -1,15 +1,9 @@
-"""The plan of a push: every file of a variant, and where each comes from."""
+"""The plan of a push: every file of a variant, and the source of each."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationCopy,
-    CommitOperationDelete,
-    HfApi,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
@@ -19,9 +13,11 @@ from divprune_hf.checkpoints.hub_files import is_same, repo_files
 from divprune_hf.common.printable import printable
 
 
-# The huggingface_hub that transformers 4.57 pins cannot copy between repos.
-CAN_COPY = "src_repo_id" in {field.name for field in dataclasses.fields(CommitOperationCopy)}
-# Files of a model: what a target has of them and the variant has not is deleted with the push, such as stale shards.
+# The huggingface_hub that transformers 4.57 requires cannot copy between repos.
+Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
+
+CAN_COPY = "src_repo_id" in {field.name for field in fields(CommitOperationCopy)}
+# Files of a model. A push deletes those of the target that the variant lacks, such as stale shards.
 MODEL_PATTERNS = [
     *files.WEIGHT_PATTERNS,
     *(pattern for pattern in files.COPIED_PATTERNS if pattern not in files.LEGAL_PATTERNS),
@@ -33,7 +29,7 @@ MODEL_PATTERNS = [
 
 @dataclass(frozen=True)
 class Base:
-    """A Hub base at a commit, and its files by path; `refusal` says why nothing can be copied from it."""
+    """A Hub base at a commit, and its files by path. `refusal` says why nothing can be copied from it."""
 
     repo_id: str
     commit: str
@@ -46,8 +42,9 @@ class PlannedFile:
     """A file of a variant.
 
     Attributes:
+        size: in bytes.
         origin: `"upload"`, `"copy"` from the base, or `"unchanged"` if the target has it already.
-        content: its bytes or where they are; None if only the base has them.
+        content: its bytes, or the place of a file with them; None if only the base has them.
         base: the base, if it has a large file with this content at this path.
     """
 
@@ -59,24 +56,70 @@ class PlannedFile:
 
     @property
     def where_from(self) -> str:
+        """The source of the file in words."""
         if self.origin == "copy" and self.base is not None:
             return printable(f"copied on the Hub from {self.base.repo_id}@{self.base.commit[:12]}")
         return {"upload": "uploaded", "unchanged": "there already"}[self.origin]
 
-    def operation(self):
-        if self.origin == "upload":
-            return CommitOperationAdd(self.path, self.content)
-        return CommitOperationCopy(
-            self.path,
-            self.path,
-            src_revision=self.base.commit,
-            src_repo_id=self.base.repo_id,
-            src_repo_type="model",
-        )
+    def operation(self) -> Operation:
+        """Return what a commit has to do for this file."""
+        if self.origin == "copy" and self.base is not None:
+            return CommitOperationCopy(
+                self.path,
+                self.path,
+                src_revision=self.base.commit,
+                src_repo_id=self.base.repo_id,
+                src_repo_type="model",
+            )
+        return CommitOperationAdd(self.path, self.content)  # type: ignore[arg-type]  # an upload has one
 
 
-def find_base(api: HfApi, recorded: dict | None, upload_weights: bool) -> Base | None:
-    """The base that a config records, with what can be copied from it; None if there is none."""
+@dataclass(frozen=True)
+class Plan:
+    """The files of a variant, and the stale files of the target, which the push deletes."""
+
+    files: list[PlannedFile]
+    stale: list[str]
+
+    @property
+    def changes(self) -> bool:
+        """True if the push makes a commit."""
+        return bool(self.stale) or any(file.origin != "unchanged" for file in self.files)
+
+    @property
+    def upload_bytes(self) -> int:
+        """The size of the files to upload, in bytes."""
+        return sum(file.size for file in self.files if file.origin == "upload")
+
+    def operations(self) -> list[Operation]:
+        """Return the operations of the one commit that a push makes."""
+        changed = [file.operation() for file in self.files if file.origin != "unchanged"]
+        return [*changed, *(CommitOperationDelete(path) for path in self.stale)]
+
+    def as_uploads(self) -> "Plan":
+        """Return the plan without copies, for a Hub that refuses them.
+
+        Raises:
+            ValueError: a file to upload is not on this machine.
+        """
+        absent = [file.path for file in self.files if file.origin == "copy" and file.content is None]
+        if absent:
+            raise ValueError(
+                f"Without a copy on the Hub the weights ({', '.join(absent)}) have to be downloaded and uploaded "
+                "again: pass --upload-weights (upload_weights=True) to do that."
+            )
+        uploads = [replace(file, origin="upload") if file.origin == "copy" else file for file in self.files]
+        return replace(self, files=uploads)
+
+    def describe(self) -> str:
+        """Return one line for each file with its size, name and source, and one with the size to upload."""
+        lines = [f"{size_text(file.size):>9}  {printable(file.path)}  ({file.where_from})" for file in self.files]
+        lines += [f"{'':>9}  {printable(path)}  (deleted)" for path in self.stale]
+        return "\n".join([*lines, f"{size_text(self.upload_bytes)} to upload."])
+
+
+def find_base(api: HfApi, recorded: dict[str, str] | None, upload_weights: bool) -> Base | None:
+    """Return the base that a config records, with its files; None if it records none."""
     if not recorded:
         return None
     repo_id, commit = recorded["repo_id"], recorded["commit"]
@@ -92,13 +135,13 @@ def find_base(api: HfApi, recorded: dict | None, upload_weights: bool) -> Base |
 
 
 def plan_file(path: str, content: bytes | Path, base: Base | None, target: dict[str, RepoFile]) -> PlannedFile:
-    """Decide where a file comes from: the target has it, the Hub can copy it from the base, or it is uploaded."""
+    """Plan one file: the target has it already, the Hub can copy it from the base, or it is uploaded."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     source = base.files.get(path) if base else None
     in_base = source is not None and bool(source.lfs) and is_same(content, size, source)
     if path in target and is_same(content, size, target[path]):
         origin = "unchanged"
-    elif base and not base.refusal and source and in_base and source.xet_hash:  # which old versions do not know
+    elif base and not base.refusal and source and in_base and source.xet_hash:  # which old versions of the client lack
         origin = "copy"
     else:
         origin = "upload"
@@ -106,52 +149,27 @@ def plan_file(path: str, content: bytes | Path, base: Base | None, target: dict[
 
 
 def plan_remote_file(path: str, base: Base, target: dict[str, RepoFile]) -> PlannedFile:
-    """The same for a file that only the base has."""
+    """Plan one file that only the base has: the target has it already, or the Hub copies it."""
     source, there = base.files[path], target.get(path)
     same = there is not None and there.lfs and source.lfs and there.lfs.sha256 == source.lfs.sha256
     return PlannedFile(path, source.size, "unchanged" if same else "copy", None, base)
 
 
-def changed_weights(plan: list[PlannedFile], base: Base | None) -> list[str]:
-    """The files of weights that are known not to be the base's."""
+def changed_weights(planned: list[PlannedFile], base: Base | None) -> list[str]:
+    """Return the files of weights that are known to differ from the base's."""
     if base is None or not base.files:
         return []
-    return [file.path for file in plan if file.path.endswith(".safetensors") and file.base is None]
+    return [file.path for file in planned if file.path.endswith(".safetensors") and file.base is None]
 
 
-def stale_files(plan: list[PlannedFile], target: dict[str, RepoFile]) -> list[str]:
-    """Files that the target has from an earlier variant, and the new one has not."""
-    kept = {file.path for file in plan}
+def stale_files(planned: list[PlannedFile], target: dict[str, RepoFile]) -> list[str]:
+    """Return the files of a model that the target has and the variant lacks."""
+    kept = {file.path for file in planned}
     return sorted(path for path in target if path not in kept and files.matches(path, MODEL_PATTERNS))
 
 
-def operations(plan: list[PlannedFile], stale: list[str]) -> list:
-    """The operations of the one commit that a push makes."""
-    changed = [file.operation() for file in plan if file.origin != "unchanged"]
-    return [*changed, *(CommitOperationDelete(path) for path in stale)]
-
-
-def as_uploads(plan: list[PlannedFile]) -> list[PlannedFile]:
-    """The plan without copies, for a server that refuses them."""
-    absent = [file.path for file in plan if file.origin == "copy" and file.content is None]
-    if absent:
-        raise ValueError(
-            f"Without a copy on the Hub the weights ({', '.join(absent)}) have to be downloaded and uploaded again: "
-            "pass --upload-weights (upload_weights=True) to do that."
-        )
-    return [dataclasses.replace(file, origin="upload") if file.origin == "copy" else file for file in plan]
-
-
-def describe(plan: list[PlannedFile], stale: list[str]) -> str:
-    """The files, one a line: size, name, and where each comes from."""
-    lines = [f"{size_text(file.size):>9}  {printable(file.path)}  ({file.where_from})" for file in plan]
-    lines += [f"{'':>9}  {printable(path)}  (deleted)" for path in stale]
-    sent = sum(file.size for file in plan if file.origin == "upload")
-    return "\n".join([*lines, f"{size_text(sent)} to upload."])
-
-
 def size_text(size: int) -> str:
-    """A number of bytes for people: 14.1 GB."""
+    """Return a number of bytes in decimal units, such as 14.1 GB."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000 or unit == "GB":

@@ -1,38 +1,30 @@
-"""Hub base -> model repo in one step: convert without weights, push, and let the Hub copy the weights."""
+"""Hub base -> model repo in one step: convert the small files, push them, and let the Hub copy the weights."""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 
 from divprune_hf.cards.variants import licence_for
 from divprune_hf.checkpoints import files
 from divprune_hf.checkpoints.hub_errors import explained
-from divprune_hf.checkpoints.hub_files import repo_files
 from divprune_hf.checkpoints.safetensors_headers import tensor_spans
 from divprune_hf.publishing import plan
-from divprune_hf.publishing.convert import local_folder
-from divprune_hf.publishing.push import PushResult, check_repo_id, push_files
+from divprune_hf.publishing.hub_base import LocalBase, local_base
+from divprune_hf.publishing.push import PushOptions, PushResult, check_repo_id, push_files
+from divprune_hf.publishing.pushed_files import LocalVariant, RemoteWeights
 from divprune_hf.publishing.variant_files import tell_left_out, variant_texts
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
-
-
-@dataclass(frozen=True)
-class RemoteWeights:
-    """Weights that stay on the Hub: the names of their files, and the shape of every tensor."""
-
-    names: list[str]
-    shapes: list[tuple[int, ...]]
 
 
 def publish_variant(
     base: str,
     repo_id: str,
-    divprune_config: dict | DivPruneConfig | None = None,
+    divprune_config: dict[str, Any] | DivPruneConfig | None = None,
     *,
     public: bool = False,
     revision: str = "main",
@@ -48,18 +40,19 @@ def publish_variant(
     Args:
         base (`str`): the id of a Hub repo.
         repo_id (`str`): ORG/NAME of the variant.
-        divprune_config (`dict` or `DivPruneConfig`, *optional*): the budget; 0.098 of the visual tokens by default.
-        upload_weights (`bool`): download the weights and upload them, where the Hub cannot copy them.
+        divprune_config (`dict` or `DivPruneConfig`, *optional*): the settings of the pruning; by default 0.098 of the
+            visual tokens are kept.
+        upload_weights (`bool`): download the weights and upload them, for weights that the Hub cannot copy.
         base_revision (`str`, *optional*): branch, tag or commit of the base.
         public, revision, tag, dry_run, license, say: as in `push_variant`.
 
     Raises:
-        ValueError: as `convert_checkpoint` and `push_variant`, or the weights cannot be copied on the Hub.
+        ValueError: as in `convert_checkpoint` and `push_variant`, or the Hub cannot copy the weights.
     """
     if Path(base).is_dir():
         raise ValueError(f"{base} is a folder, expected the id of a Hub repo: use convert and push for a folder.")
     check_repo_id(repo_id)
-    # Both before anything is downloaded.
+    # Refuse an impossible budget or licence before downloading anything.
     DivPruneConfig.merged(override=divprune_config, takes_videos=True)
     licence_for(base, license)
     if not upload_weights and not plan.CAN_COPY:
@@ -67,52 +60,55 @@ def publish_variant(
             "The installed huggingface_hub is too old to have the Hub copy weights between repos: upgrade it, or pass "
             "--upload-weights (upload_weights=True) to download and upload them."
         )
-    folder, commit = local_folder(base, base_revision, with_weights=upload_weights)
+    local = local_base(base, base_revision)
+    if upload_weights:
+        local.download_weights()
+    folder = local.folder
     with tempfile.TemporaryDirectory(prefix="divprune-publish-") as staging_name:
         staging = Path(staging_name)
         for name in files.copied_files(folder):
             (staging / name).parent.mkdir(exist_ok=True)
             shutil.copy(folder / name, staging / name)
-        texts, dropped = variant_texts(base, folder, commit, divprune_config, repo_id)
+        texts, dropped = variant_texts(base, folder, local.commit, divprune_config, repo_id)
         tell_left_out(say, dropped)
         for name, text in texts.items():
             (staging / name).write_text(text, encoding="utf-8")
+        remote: RemoteWeights | None = None
+        weights: list[str] = []
         if upload_weights:
-            remote, weights = None, files.weight_files(folder)
+            weights = files.weight_files(folder)
             for name in weights:
                 os.symlink((folder / name).resolve(), staging / name)
         else:
             with explained(f"the base {base}"):
-                remote, weights = remote_weights(base, commit, staging, folder), []
+                remote = remote_weights(local, staging)
         contents = {path.relative_to(staging).as_posix(): path for path in staging.rglob("*") if path.is_file()}
-        return push_files(
-            staging,
-            contents,
-            weights,
-            repo_id,
-            public,
-            revision,
-            tag,
-            dry_run,
-            upload_weights,
-            license,
-            say,
-            remote=remote,
+        options = PushOptions(
+            public=public,
+            revision=revision,
+            tag=tag,
+            dry_run=dry_run,
+            upload_weights=upload_weights,
+            license=license,
         )
+        return push_files(LocalVariant(staging, contents, weights, remote), repo_id, options, say)
 
 
-def remote_weights(base, commit, staging, folder):
-    """Read the headers of a base's weights on the Hub, and its index; check that the Hub can copy them."""
-    api = HfApi()
-    metadata = api.get_safetensors_metadata(base, revision=commit)
+def remote_weights(local: LocalBase, staging: Path) -> RemoteWeights:
+    """Read the headers of a base's weights on the Hub, and copy its index into `staging`.
+
+    Raises:
+        ValueError: a shard is missing or lacks a tensor, a header is not valid, or the Hub cannot copy a file.
+    """
+    base, there = local.source, local.files
+    metadata = HfApi().get_safetensors_metadata(base, revision=local.commit)
     for tensor, shard in metadata.weight_map.items():
         if tensor not in metadata.files_metadata[shard].tensors:
             raise ValueError(f"{shard} of {base} lacks {tensor!r}, which the index says it holds.")
     if not metadata.sharded:
         (staging / files.INDEX).unlink(missing_ok=True)  # transformers would not read it
     elif not (staging / files.INDEX).exists():  # there already if a key was left out of it
-        shutil.copy(files.regular_file(folder / files.INDEX), staging / files.INDEX)
-    there = repo_files(api, base, commit)
+        shutil.copy(files.regular_file(local.folder / files.INDEX), staging / files.INDEX)
     names = sorted(metadata.files_metadata)
     absent = [name for name in names if name not in there]
     if absent:
@@ -123,7 +119,7 @@ def remote_weights(base, commit, staging, folder):
             f"The Hub cannot copy {plain[0]} of {base}, which is not in its large file storage: pass --upload-weights "
             "(upload_weights=True) to download and upload it."
         )
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     for name in names:
         header = {
             tensor: {"dtype": info.dtype, "shape": info.shape, "data_offsets": list(info.data_offsets)}

@@ -1,6 +1,6 @@
-"""The model repo that a push goes to: what it holds, and whether it may be written to."""
+"""The model repo that a push goes to: what it holds, and the checks that it may be written to."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -17,18 +17,28 @@ LARGEST_CONFIG = 2**22  # bytes
 
 @dataclass(frozen=True)
 class Target:
-    """A model repo: `head` is the commit of the branch `revision`, None while there is no such branch or repo."""
+    """A model repo as a push finds it.
+
+    Attributes:
+        repo_id: ORG/NAME.
+        revision: the branch to push to.
+        exists: False if the repo has to be created.
+        private: False if everybody can see the repo.
+        head: the commit of the branch; None if the branch has to be created.
+        files: the files of the branch, or of the commit that it will start from, by path.
+        tags: the commit of every tag.
+    """
 
     repo_id: str
     revision: str
-    exists: bool
-    private: bool
-    head: str | None
-    files: dict[str, RepoFile]
-    tags: dict[str, str]
+    exists: bool = False
+    private: bool = True
+    head: str | None = None
+    files: dict[str, RepoFile] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def created(self, api: HfApi) -> "Target":
-        """The repo and its branch, made if they are not there. A repo starts private, whatever it becomes."""
+        """Return the target with its repo and branch, created if they do not exist. A new repo is private."""
         target = self
         if not self.exists:
             api.create_repo(self.repo_id, private=True)
@@ -44,22 +54,26 @@ class Target:
         return target
 
 
-def find_target(api: HfApi, repo_id: str, revision: str, recorded: dict | None, public: bool) -> Target:
-    """Look the target up, and refuse one that must not be written to.
+def find_target(api: HfApi, repo_id: str, revision: str, recorded: dict[str, str] | None, public: bool) -> Target:
+    """Return the target of a push; refuse one that must not be written to.
 
     Args:
-        api: speaks to the Hub.
+        api: the client of the Hub.
         repo_id: ORG/NAME.
         revision: the branch.
         recorded: the base that the variant's config records.
-        public: whether a public repo may be written to.
+        public: allows a repo that is public.
+
+    Raises:
+        ValueError: the repo is the base, is public without that being allowed, or holds another model; or `revision` is
+            a tag.
     """
     check_not_base(repo_id, recorded)
     try:
         info = repo_info(api, repo_id)
     except RepositoryNotFoundError:
-        return Target(repo_id, revision, False, True, None, {}, {})
-    check_not_base(info.id, recorded)  # the Hub also answers to the names that a repo had before
+        return Target(repo_id, revision)
+    check_not_base(info.id, recorded)  # the Hub also answers to former names of a repo
     if not info.private and not public:
         raise ValueError(f"{repo_id} is public: pass --public (public=True) to push to it.")
     refs = api.list_repo_refs(repo_id)
@@ -70,16 +84,17 @@ def find_target(api: HfApi, repo_id: str, revision: str, recorded: dict | None, 
     commit = head or str(info.sha)  # a new branch starts from main
     there = repo_files(api, repo_id, commit)
     check_holds_variant(repo_id, commit, there)
-    return Target(repo_id, revision, True, bool(info.private), head, there, tags)
+    return Target(repo_id, revision, exists=True, private=bool(info.private), head=head, files=there, tags=tags)
 
 
-def check_not_base(repo_id, recorded):
+def check_not_base(repo_id: str, recorded: dict[str, str] | None) -> None:
+    """Refuse a repo that is the recorded base of the variant."""
     if recorded and repo_id.lower() == recorded["repo_id"].lower():
         raise ValueError(f"{repo_id} is the base of this variant: push to a repo of its own.")
 
 
-def check_holds_variant(repo_id, commit, there):
-    """Refuse a repo that holds a model, unless it is a variant of ours."""
+def check_holds_variant(repo_id: str, commit: str, there: dict[str, RepoFile]) -> None:
+    """Refuse a repo that holds a model other than a variant made by divprune-hf."""
     if "config.json" in there:
         wanted = {"config.json": there["config.json"]}
         config = files.read_json(download(repo_id, commit, wanted, LARGEST_CONFIG) / "config.json")

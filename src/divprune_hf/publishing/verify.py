@@ -1,4 +1,4 @@
-"""Compare a published variant with what this package and its base make, without running any of it."""
+"""Comparison of a published variant with what this package makes of its base. Nothing of the variant is run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +15,14 @@ from divprune_hf.publishing.base_comparison import IsSame, compare_with_base, un
 from divprune_hf.publishing.checks import code_differences, judged_differences
 
 
-# What git, and the client that downloads into a folder, keep beside a repo's files.
+# Folders that git and the Hub's client keep beside a repo's files.
 NOT_OF_THE_REPO = (".git/", ".cache/")
 LARGEST_CODE = 2**26  # bytes of code and configs
 
 
 @dataclass(frozen=True)
 class Verified:
-    """Result of a comparison: a repo at a commit (empty for a folder), the Python files that are equal, and remarks."""
+    """Result of a comparison: the variant, its commit (empty for a folder), its Python files, and notes."""
 
     source: str
     commit: str
@@ -33,13 +33,16 @@ class Verified:
 def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
     """Check that a variant is what this package ships, and that no file of it makes transformers load anything else.
 
-    Python files are compared by hash; the keys of JSON files with those that `convert` keeps; every other file with
-    those that a variant has. Where the variant records a Hub base that can be reached, its files are compared with
-    what `convert` makes of the base's at the recorded commit.
+    Python files are compared by hash. JSON files may hold the keys that `convert` keeps. Any other file has to be one
+    that variants have. If the variant records a Hub base that can be reached, its files are compared with those that
+    `convert` makes of the base at the recorded commit.
 
     Args:
         source (`str` or `Path`): ORG/NAME on the Hub, or a folder.
         revision (`str`, *optional*): branch, tag or commit of a Hub repo.
+
+    Returns:
+        What was compared, with notes on what could not be.
 
     Raises:
         ValueError: names every difference.
@@ -63,7 +66,7 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
                 raise ValueError(f"{source} has no config.json: expected a variant (divprune-hf convert).")
             folder = download(str(source), commit, {name: there[name] for name in wanted}, LARGEST_CODE)
     code = {name: (folder / name).read_bytes() for name in sorted(names) if name.endswith(".py")}
-    # Configs first: what they name says more than a list of files.
+    # Configs come first: their differences explain the unexpected files.
     differences = code_differences(code) + judged_differences(folder, source)
     differences += unexpected_files(folder, names)
     notes: list[str] = []
@@ -72,7 +75,7 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
         is_same_file = same_on_hub(there) if there else same_in_folder(folder)
         try:
             of_base = repo_files(api, recorded["repo_id"], recorded["commit"])
-        except Exception as error:  # gone, or no network: each library has errors of its own
+        except Exception as error:  # gone, or no network; the libraries share no class of error
             notes.append(unreachable(recorded["repo_id"], error))
         else:
             comparison = compare_with_base(folder, names, recorded, of_base, is_same_file)
@@ -83,7 +86,7 @@ def verify_variant(source: str | Path, revision: str | None = None) -> Verified:
 
 
 def same_on_hub(there: dict[str, RepoFile]) -> IsSame:
-    """Compare by the hashes that the Hub names; nothing is downloaded."""
+    """Return a comparison by the hashes that the Hub lists, without a download."""
 
     def compare(name: str, other: RepoFile) -> bool:
         file = there[name]
@@ -95,12 +98,12 @@ def same_on_hub(there: dict[str, RepoFile]) -> IsSame:
 
 
 def same_in_folder(folder: Path) -> IsSame:
-    """Compare by the hash of a file that is here."""
+    """Return a comparison by the hash of the file in a folder."""
     return lambda name, other: is_same(folder / name, (folder / name).stat().st_size, other)
 
 
 def unexpected_files(folder: Path, names: list[str]) -> list[str]:
-    """Every file that a variant does not have, with what it can do where that is known."""
+    """Return a phrase for every file that a variant must not have, and for every missing file of weights."""
     weights = {"model.safetensors"} & set(names)
     if not weights and files.INDEX in names:
         weights = {
@@ -121,4 +124,5 @@ def unexpected_files(folder: Path, names: list[str]) -> list[str]:
 
 
 def is_expected(name: str) -> bool:
+    """Tell whether a variant may have a file of this name that is neither code nor weights."""
     return name in files.EDITED_FILES or files.is_copied(name) or files.matches(name, files.SHOWN_PATTERNS)
