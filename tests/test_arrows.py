@@ -20,7 +20,7 @@ ARROWS = {
     "inference": {"common", "remote_code", "checkpoints"},
     "evaluation": {"common", "remote_code", "inference", "cards.flops"},
     "benchmarks": {
-        *("common", "remote_code", "inference"),
+        *("common", "remote_code", "inference", "registration"),
         *("cards.flops", "checkpoints.families", "publishing.convert"),
     },
     "cli": {path.stem for path in PACKAGE.iterdir()},

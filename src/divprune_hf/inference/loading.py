@@ -51,8 +51,8 @@ def load_pruned(
         The model in evaluation mode, and its processor.
 
     Raises:
-        ValueError: an impossible or unknown setting, an impossible device, a file that is damaged or names foreign code, or a family that is
-            not supported.
+        ValueError: an impossible or unknown setting, an impossible device, a file that is damaged or names foreign
+            code, or a family that is not supported.
     """
     check_settings(settings)
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -99,20 +99,20 @@ def check_before_loading(model_id: str | Path, revision: str | None) -> tuple[Fa
 
 
 def read_config(
-    model_id: str | Path, budget: dict[str, Any], revision: str | None = None, trust_remote_code: bool | None = None
+    model_id: str | Path, settings: dict[str, Any], revision: str | None = None, trust_remote_code: bool | None = None
 ) -> tuple[PretrainedConfig, bool, str]:
     """Return the config of a variant or stock base, True if the model takes videos, and the revision to load.
 
     No code of a model runs before its files are judged.
 
     Raises:
-        ValueError: a family that is not supported, or a budget that has no effect on it.
+        ValueError: a family that is not supported, or a setting that has no effect on it.
     """
     if Path(model_id).is_dir() and revision is not None:
         raise ValueError(f"Got revision={revision!r} for the folder {model_id}: only Hub repos have revisions.")
     family, commit = check_before_loading(model_id, revision)
     config = AutoConfig.from_pretrained(model_id, revision=commit, trust_remote_code=trust_remote_code)
-    DivPruneConfig.merged(override=budget, takes_videos=family.takes_videos)
+    DivPruneConfig.merged(override=settings, takes_videos=family.takes_videos)
     return config, family.takes_videos, commit
 
 
