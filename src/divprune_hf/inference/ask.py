@@ -40,9 +40,9 @@ def ask(
 
     Args:
         model, processor: as `load_pruned` returns them.
-        picture (`PIL.Image.Image`).
-        question (`str`).
-        max_new_tokens (`int`): the longest answer.
+        picture (`PIL.Image.Image`): the picture.
+        question (`str`): the question, without a placeholder.
+        max_new_tokens (`int`): the longest answer, in tokens.
 
     Raises:
         ValueError: an impossible `max_new_tokens`.
@@ -68,8 +68,8 @@ def ask_about_video(
     Args:
         model, processor: as `load_pruned` returns them.
         frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): as `read_video` returns them.
-        question (`str`).
-        max_new_tokens (`int`): the longest answer.
+        question (`str`): the question, without a placeholder.
+        max_new_tokens (`int`): the longest answer, in tokens.
 
     Raises:
         ValueError: the model takes no videos, or an impossible `max_new_tokens`.
