@@ -37,11 +37,3 @@ def test_the_readme_has_the_figures_of_the_runs():
     for tokens, kept in ((576, 56), (1152, 115), (2880, 282), (4608, 461)):
         cells = [f"{tokens}, {kept}", *(f"{over_gram[tokens, kept, path]:.2f}" for path in ("naive", "torch"))]
         assert re.search(r"\| *" + r" *\| *".join(map(re.escape, cells)) + r" *\|", README), cells
-
-
-def test_every_file_that_the_page_names_exists():
-    page = PAGE.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
-        assert (DOCS / target).exists(), target
-    for path in re.findall(r"\b(?:scripts|tests)/[\w./-]+\w", page):
-        assert (ROOT / path).exists(), path
