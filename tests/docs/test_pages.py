@@ -20,10 +20,10 @@ from tests.helpers.doc_blocks import (
     PAGES,
     ROOT,
     blocks_of,
+    check_named,
     check_names_what_exists,
     check_parses,
     code_spans,
-    command_names,
 )
 
 
@@ -114,13 +114,8 @@ def test_the_question_of_the_docs_is_one(stand_ins, tmp_path):
 @pytest.mark.parametrize("page", ALL_PAGES, ids=named)
 def test_commands_in_sentences_are_those_of_the_package(page):
     for span in code_spans(page):
-        if not span.startswith("divprune-hf "):
-            continue
-        words = span.split()
-        if any(word.startswith("--") for word in words) and "..." not in words:
-            check_parses(words, page.name)
-        else:
-            assert words[1] in command_names(), f"{page.name}: {span}"
+        if span.startswith("divprune-hf "):
+            check_named(span, page.name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -97,7 +97,16 @@ def check_names_what_exists(words: list[str], place: str) -> None:
         assert words[0] in ("pip", "npm", "tar"), f"{place}: an unknown program, {words[0]}"
 
 
-def command_names() -> set[str]:
-    """Return the sub-commands of `divprune-hf`."""
-    (choices,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
-    return set(choices)
+def check_named(span: str, place: str) -> None:
+    """Fail unless a command in a sentence has these arguments, or, where it is a name alone, is there with its flag."""
+    words = shlex.split(span)
+    is_name = len(words) <= 3 and not any(word.startswith("-") for word in words[1:-1])
+    if not is_name or words[1].startswith("-"):
+        check_parses(words, place)
+        return
+    (commands,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
+    assert words[1] in commands, f"{place}: {span}"
+    if words[-1].startswith("-"):
+        assert words[-1] in commands[words[1]]._option_string_actions, f"{place}: {span}"
+    elif len(words) == 3:
+        check_parses([*words, "--help"], place)
