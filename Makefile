@@ -1,4 +1,4 @@
-.PHONY: install test lint cards demo
+.PHONY: install test lint cards docs demo
 
 install:  ## everything for development, in the current environment
 	python -m pip install -e '.[dev]'
@@ -11,6 +11,9 @@ lint:  ## ruff and mypy, as CI runs them
 
 cards:  ## the model cards, from their template and table
 	python scripts/render_cards.py
+
+docs:  ## the site, into site/; needs the extra `docs`, and fails on a broken link
+	mkdocs build --strict
 
 demo:  ## the small model that ships with the package
 	divprune-hf demo

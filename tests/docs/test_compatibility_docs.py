@@ -49,13 +49,3 @@ def test_the_tests_need_neither_transformers_nor_this_package_from_the_list():
     needed = next_release.test_requirements()
     assert "torch>=2.6" in needed and "matplotlib" in needed
     assert not [name for name in needed if name.startswith(("transformers", "divprune"))]
-
-
-def test_every_file_that_the_page_names_exists():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGE):
-        assert (ROOT / "docs" / target).exists(), target
-    remote_code = ROOT / "src" / "divprune_hf" / "remote_code"
-    for name in re.findall(r"`([a-z_]+\.py)`", PAGE):
-        assert (remote_code / name).exists(), name
-    for path in re.findall(r"`(tests/[\w./]+)`", PAGE):
-        assert (ROOT / path).exists(), path

@@ -23,11 +23,3 @@ def test_the_page_names_what_the_runs_were_made_on():
         versions = run["versions"]
         assert run["date"] in page and run["hardware"].replace(", ", " of an ") in page, file
         assert f"torch {versions['torch']}, transformers {versions['transformers']}" in page, file
-
-
-def test_every_file_that_the_page_names_exists():
-    page = PAGE.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
-        assert (DOCS / target).exists(), target
-    for path in re.findall(r"\b(?:scripts|tests)/[\w./-]+\w", page):
-        assert (ROOT / path).exists(), path

@@ -1,0 +1,53 @@
+"""The table of settings in docs/budgets.md, from `divprune_hf.remote_code.settings.SETTINGS`.
+
+    python scripts/settings_table.py [--check]
+
+The table stands between `<!-- table settings -->` and `<!-- end -->`; `--check` fails if it is out of date.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from divprune_hf.remote_code.settings import SETTINGS, Setting
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "budgets.md"
+TABLE = re.compile(r"(?<=<!-- table settings -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
+
+
+def cells(name: str, setting: Setting) -> list[str]:
+    """Return the cells of one setting: name, values, default, where it is taken, help."""
+    values = " or ".join(f"`{choice}`" for choice in setting.choices or ()) or setting.kind.__name__
+    default = "not set" if setting.default is None else f"`{setting.default}`"
+    taken = "loading and per call" if setting.per_call else "loading"
+    return [f"`{name}`", values, default, taken, setting.help]
+
+
+def settings_table() -> str:
+    """Return the table in Markdown, a line for each setting."""
+    header = ["setting", "values", "default", "given while", "meaning"]
+    lines = [header, ["---"] * len(header), *(cells(name, setting) for name, setting in SETTINGS.items())]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def rendered(page: str) -> str:
+    """Return `page` with its table made anew; a `ValueError` where it has no place for one."""
+    if not TABLE.search(page):
+        raise ValueError("Got a page without `<!-- table settings -->`, an empty line, and `<!-- end -->`.")
+    return TABLE.sub(lambda _: settings_table(), page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if the table is out of date")
+    options = parser.parse_args()
+    page = PAGE.read_text(encoding="utf-8")
+    if options.check:
+        sys.exit(0 if rendered(page) == page else "docs/budgets.md is out of date: run scripts/settings_table.py")
+    PAGE.write_text(rendered(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
