@@ -8,7 +8,6 @@ import torch
 from scripts.training.pocket_llava.scenes import CELL_GRID, CELL_PATCHES, DEFAULT_DATA, NOTHING, PATCH_GRID, make_scenes
 
 
-pytest.importorskip("matplotlib", reason="it shares code with the scripts that draw")
 pytestmark = pytest.mark.skipif(
     not Path(DEFAULT_DATA).is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
 )
