@@ -17,6 +17,7 @@ from divprune_hf.evaluation.questions import normalised, read_questions
 from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.ask import ask
 from divprune_hf.inference.loading import load_pruned
+from divprune_hf.remote_code.selectors import SELECTORS
 from tests.helpers.commands import run_command
 
 
@@ -109,7 +110,8 @@ def test_results_are_the_answers_counted(finished, some_questions):
     questions = read_questions(some_questions)
     kinds = {question.kind for question in questions}
     rows = report["results"]
-    expected = {("max_min", None), ("uniform", None), ("random", 0), ("random", 1)}
+    draws = {name: (0, 1) if selector.uses_seed else (None,) for name, selector in SELECTORS.items()}
+    expected = {(name, seed) for name, seeds in draws.items() for seed in seeds}
     assert {(row["selector"], row["seed"], row["budget"], row["kind"]) for row in rows} == {
         (selector, seed, budget, kind) for selector, seed in expected for budget in (25, 1.0) for kind in kinds
     }
@@ -145,7 +147,7 @@ def test_a_stopped_run_goes_on_where_it_was(finished):
     (out / "answers" / "uniform-25-None.json").unlink()
     (out / "results.json").unlink()
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "answers").iterdir()}
-    assert len(kept) == 4
+    assert len(kept) == len(SELECTORS) + 1  # random twice, all tokens once, and one file less
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
     assert all((out / "answers" / name).stat().st_mtime_ns == time for name, time in kept.items())

@@ -9,6 +9,7 @@ from PIL import Image
 
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.loading import load_pruned
+from divprune_hf.remote_code.selectors import SELECTORS
 from divprune_hf.remote_code.token_selection import feature_list
 from tests.helpers.commands import run_command
 from tests.naive_max_min import naive_max_min
@@ -43,7 +44,9 @@ def test_kept_sets_are_shown_and_measured(tmp_path):
             assert min(figure.size) > 200 and len(figure.convert("RGB").getcolors(2**20)) > 10
     report = json.loads((tmp_path / "out" / "diversity.json").read_text())
     rows = {(row["picture"], row["selector"]): row for row in report["results"]}
-    assert len(rows) == 12 * 3 and all((row["kept"], row["visual_tokens"]) == (25, 256) for row in rows.values())
+    assert len(rows) == 12 * len(SELECTORS) and all(
+        (row["kept"], row["visual_tokens"]) == (25, 256) for row in rows.values()
+    )
     model, processor = load_pruned(pocket_llava(), retention_ratio=1.0, device="cpu")
     for name in ("scene_00.png",):
         picture = Image.open(EXAMPLES / name).convert("RGB")
