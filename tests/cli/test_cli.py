@@ -59,6 +59,22 @@ def test_ask_answers_from_the_budget_it_is_given(family, picture, capsys, flags,
     assert output.out.strip() and f"{kept} of 36 visual tokens kept" in output.err
 
 
+@pytest.mark.parametrize("of", ["base", "variant"])
+def test_ask_takes_every_setting(family, picture, capsys, monkeypatch, of):
+    asked = {}
+
+    def load(*arguments, **settings):
+        asked["model"], processor = load_pruned(*arguments, **settings)
+        return asked["model"], processor
+
+    monkeypatch.setattr("divprune_hf.inference.loading.load_pruned", load)
+    flags = ["--num-tokens", "5", "--selector", "random", "--seed", "3", "--order", "selection"]
+    assert main(["ask", str(vars(family)[of]), str(picture), "w1 w2", *flags]) == 0
+    expected = DivPruneConfig(num_tokens=5, selector="random", seed=3, order="selection")
+    assert asked["model"].config.divprune_config.to_block() == expected.to_block()
+    assert "5 of 36 visual tokens kept" in capsys.readouterr().err
+
+
 def test_ask_prunes_a_stock_base_in_memory(family, picture, capsys):
     """The answers of the base at a budget are those of a variant converted with it."""
     answers = []
