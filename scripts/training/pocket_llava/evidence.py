@@ -32,11 +32,12 @@ def pruned_section() -> str:
     number = next(row["questions"] for row in results["means"] if row["kind"] == "presence")
     return f"""### Measured, from few visual tokens
 
-Right of {number} other held-out presence questions (`tests/data/pocket_heldout`), by how many of the 256 visual tokens
-the language model sees and who chose them: DivPrune, or as many at random (mean of three draws) or evenly spaced.
+The share of right answers to {number} other held-out presence questions (`tests/data/pocket_heldout`), by the number of
+visual tokens, of 256, that the language model sees. DivPrune chose them, or as many were taken at random (mean of
+three draws) or evenly spaced.
 At 0.098 DivPrune leads random by {100 * lead["difference"]:.1f} points (95 % interval {100 * lead["ci_low"]:.1f} to \
 {100 * lead["ci_high"]:.1f}). `divprune-hf evaluate` on
-{results["hardware"]}, {results["date"]}; docs/evidence.md of the project has all kinds of questions, and intervals.
+{results["hardware"]}, {results["date"]}. docs/evidence.md of the project has all kinds of questions and the intervals.
 
 {pruned_table(results)}
 
