@@ -63,7 +63,7 @@ def folder_with_video_stand_ins(tmp_path, monkeypatch, video_files, make_checkpo
 
 
 def run_console(about_videos=False):
-    """Run the commands of the README but those that speak to the Hub: those are in tests/publishing/test_docs.py."""
+    """Run the commands of the README but those that speak to the Hub: those are in test_hub_commands.py."""
     lines = [line for block in blocks("console", about_videos) for line in block.splitlines() if line not in SETUP]
     elsewhere = ("push", "publish", "verify", "evaluate", "bench")
     commands = [line for line in lines if line.split()[1] not in elsewhere]

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from divprune_hf.cli.settings_flags import add_settings, flag, given_settings
-from divprune_hf.remote_code.settings import IMAGE_BUDGET, PER_CALL, VIDEO_BUDGET
+from divprune_hf.remote_code.settings import IMAGE_BUDGET, PER_CALL, SETTINGS, VIDEO_BUDGET
 from divprune_hf.version import __version__
 
 
@@ -84,7 +84,10 @@ def run_publish(options: Namespace) -> None:
     """Convert a base on the Hub and push the variant."""
     settings = given_settings(options)
     if not set(PER_CALL) & set(settings):
-        images, videos = (" or ".join(map(flag, budget)) for budget in (IMAGE_BUDGET, VIDEO_BUDGET))
+        images, videos = (
+            " or ".join(f"{flag(name)} {SETTINGS[name].metavar}" for name in budget)
+            for budget in (IMAGE_BUDGET, VIDEO_BUDGET)
+        )
         raise ValueError(f"Got no budget, expected {images} for images, or {videos} for videos.")
     from divprune_hf.publishing.publish import publish_variant
 
