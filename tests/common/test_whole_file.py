@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from divprune_hf.common.whole_file import check_writable, save_whole, write_whole
+from divprune_hf.common.whole_file import check_writable, partial_of, save_whole, write_whole
 
 
 def test_a_text_is_written_as_utf_8_and_replaces_what_was_there(tmp_path):
@@ -29,7 +29,7 @@ def test_what_was_there_stays_if_writing_fails(tmp_path):
 
 
 def test_what_a_killed_process_left_is_replaced(tmp_path):
-    (tmp_path / "run.json.partial").write_text("{" * 100)
+    partial_of(tmp_path / "run.json").write_text("{" * 100)
     write_whole(tmp_path / "run.json", "{}")
     assert (tmp_path / "run.json").read_text() == "{}" and os.listdir(tmp_path) == ["run.json"]
 

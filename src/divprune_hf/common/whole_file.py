@@ -1,5 +1,6 @@
 """Files that are whole at any time: written beside their place, then put there."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 def save_whole(path: str | Path, save: Callable[[Path], object]) -> None:
-    """Let `save` write a file called `NAME.partial` beside `path`, then put it in the place of `path`.
+    """Let `save` write a partial file beside `path`, then put it in the place of `path`.
 
     The partial file is removed if `save` fails; the next call replaces one that a killed process left. A link is
     followed. A device or a pipe, such as /dev/stdout, cannot be replaced: `save` writes into it.
@@ -21,12 +22,17 @@ def save_whole(path: str | Path, save: Callable[[Path], object]) -> None:
         save(path)
         return
     path = path.resolve()
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_of(path)
     try:
         save(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_of(path: Path) -> Path:
+    """Return the partial file of a path: its name is short, whatever the length of the other, and always the same."""
+    return path.with_name(f".divprune-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.partial")
 
 
 def check_writable(path: str | Path) -> None:

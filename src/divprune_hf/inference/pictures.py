@@ -2,7 +2,6 @@
 
 import math
 import os
-import secrets
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +13,8 @@ from PIL import Image, ImageDraw
 from transformers import BatchFeature
 from transformers.image_processing_utils import select_best_resolution
 from transformers.image_utils import load_image
+
+from divprune_hf.common.whole_file import save_whole
 
 
 KEPT_OUTLINE = (255, 196, 0)
@@ -56,13 +57,7 @@ def check_drawable(file: str | Path) -> None:
 
 def save_picture(picture: Image.Image, file: str | Path) -> None:
     """Save a picture; if that fails, the file stays as it was."""
-    path = Path(file).resolve()
-    partial = path.with_name(f".divprune-{secrets.token_hex(8)}.partial")
-    try:
-        picture.save(partial, picture_format(file))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_whole(file, lambda partial: picture.save(partial, picture_format(file)))
 
 
 def model_view(pixel_values: torch.Tensor, image_processor: Any) -> Image.Image:

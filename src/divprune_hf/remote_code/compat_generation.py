@@ -27,7 +27,7 @@ class GenerationBefore523(Stock):
     """A model with a language modelling head that encodes images in the prefill, and repeats them for each row."""
 
     def generate(self, **inputs: Any) -> Any:
-        """As the stock model's, which would lose pictures when it reads the prompt in parts."""
+        """Generate as the stock model does; refuse a prompt with pictures that it would read in parts."""
         config = inputs.get("generation_config") or self.generation_config
         size = inputs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if size is not None and any(inputs.get(modality.pixels) is not None for modality in MODALITIES):
@@ -64,7 +64,7 @@ class GenerationBefore523(Stock):
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple:
-        """As the stock model's, but a row with several images gets them all again: [a, b] -> [a, b, a, b]."""
+        """Repeat inputs as the stock model does, but all images of a row again: [a, b] -> [a, b, a, b]."""
         repeated: dict[str, Any] = {}
         has_ids = input_ids is not None and input_ids.numel() > 0
         prompt = (input_ids, None) if has_ids else (None, model_kwargs.get("inputs_embeds"))
@@ -117,7 +117,7 @@ def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str
 
 
 class NothingToAdd(Stock):
-    """From transformers 5.23 on."""
+    """No additions: transformers 5.23 and later need none."""
 
 
 GenerationCompat: Any = NothingToAdd if ENCODES_FIRST else GenerationBefore523

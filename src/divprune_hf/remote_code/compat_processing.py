@@ -15,7 +15,7 @@ from .transformers_surface import HAS_IMAGE_HOOK, Stock
 
 
 class CallWithHooks(Stock):
-    """From transformers 5.10 on: the first releases with hooks for images do not use them in LLaVA-NeXT yet."""
+    """The call of transformers 5.10 and later, whose first releases do not use their image hooks in LLaVA-NeXT yet."""
 
     @functools.wraps(ProcessorMixin.__call__)
     def __call__(self, images: Any = None, text: Any = None, *args: Any, **kwargs: Any) -> BatchFeature:
@@ -27,12 +27,12 @@ class CallWithHooks(Stock):
 
 
 class CallBefore5(Stock):
-    """On transformers 4.57, where each processor counts placeholders in a `__call__` of its own."""
+    """The call of transformers 4.57, where each processor counts placeholders in a `__call__` of its own."""
 
     def __call__(
         self, images: Any = None, text: Any = None, audio: Any = None, videos: Any = None, **kwargs: Any
     ) -> BatchFeature:
-        """As the stock processors', with one placeholder per kept token."""
+        """Process text, images and videos as the stock processors do, with one placeholder per kept token."""
         check_call(self, kwargs)
         if images is None and text is None and videos is None:
             raise ValueError("Got no images, no videos and no text, expected at least one of them.")

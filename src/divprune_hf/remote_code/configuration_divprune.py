@@ -168,7 +168,7 @@ class DivPruneConfigMixin(Stock):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the stock config's. The stock update of a held config cannot know that one budget clears the other."""
+        """Make a config as the stock class does, which does not know that naming one budget clears the other."""
         if "divprune_config" in kwargs:
             blocks = config_dict.get("divprune_config"), kwargs.pop("divprune_config")
             merged = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos)
@@ -176,14 +176,14 @@ class DivPruneConfigMixin(Stock):
         return super().from_dict(config_dict, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
-        """As the stock config's, with all code beside it. Models save their config by it, so their code comes too."""
+        """Save the config as the stock class does, with all code beside it; models save their config by it."""
         if self._auto_class is not None:
             self.auto_map = auto_map_of_own_folder(self.auto_map)
         super().save_pretrained(save_directory, **kwargs)
         save_code(self, save_directory)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """As the stock config's, with the settings as config files store them."""
+        """Return what the stock config writes, with the settings as config files store them."""
         stock = super().to_diff_dict()
         return {**stock, "divprune_config": self.divprune_config.to_block()}
 

@@ -35,7 +35,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
         self.model.__class__ = self.inner_class
 
     def forward(self, **inputs: Any) -> Any:
-        """As the stock model's; the counts go on to the inner model."""
+        """Run the stock forward; the counts go on to the inner model."""
         return super().forward(**inputs)
 
     def select_image_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
@@ -43,7 +43,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
         return self.model.select_image_tokens(*args, **kwargs)
 
     def generate(self, **inputs: Any) -> Any:
-        """As the stock model's. Placeholders, counts and images that do not fit each other raise a `ValueError`."""
+        """Generate as the stock model does. Placeholders, counts and images that do not fit raise a `ValueError`."""
         prompt_ids = inputs.get("inputs") if inputs.get("input_ids") is None else inputs["input_ids"]
         # The images of earlier turns are in the cache, those of a finished `inputs_embeds` in there.
         has_cache = any(isinstance(value, Cache) for value in inputs.values()) or inputs.get("past_key_values")
@@ -68,7 +68,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
             PROMPT.reset(told)
 
     def _get_candidate_generator(self, **arguments: Any) -> Any:
-        """As the stock model's, but a model that drafts is handed of our inputs only what it takes."""
+        """Make the stock generator of candidates; a model that drafts is handed only the inputs that it takes."""
         drafter = arguments.get("assistant_model")
         if drafter is not None:
             ours, taken = (inspect.signature(model.forward).parameters for model in (self, drafter))

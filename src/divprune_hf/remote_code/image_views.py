@@ -56,7 +56,7 @@ class AnyResolutionMixin(Stock):
         return {**inputs, "image_sizes": sizes}
 
     def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
-        """As the stock model's, but nothing waits for the vision tower."""
+        """Pack features as the stock model does, but nothing waits for the vision tower."""
         return packed_without_waiting(super().pack_image_features, *args, **kwargs)
 
 

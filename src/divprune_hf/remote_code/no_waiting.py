@@ -17,7 +17,7 @@ class PlaceholdersWithoutWaiting(Stock):
     """An inner model whose placeholder mask reads nothing back that is known already."""
 
     def get_placeholder_mask(self, **inputs: Any) -> Any:
-        """As the stock model's, which counts its placeholders on the host while the vision tower is running."""
+        """Mark placeholders without counting them on the host, where the stock model waits for the vision tower."""
         prompt, stock_method = prompt_of(self), super().get_placeholder_mask
         given = {modality for modality in (IMAGE, VIDEO) if inputs.get(modality.features) is not None}
         if prompt is None or not given <= prompt.fitting:

@@ -34,7 +34,7 @@ class DivPruneImagesKwargs(ImagesKwargs, total=False):
 
 
 class DivPruneProcessorKwargs(ProcessingKwargs, total=False):
-    """All that a call takes besides text, images and videos."""
+    """Arguments of a call besides text, images and videos."""
 
     images_kwargs: DivPruneImagesKwargs  # type: ignore[misc]  # as in transformers' own processors
     _defaults = {"text_kwargs": {"padding": False}, "images_kwargs": {}}  # type: ignore[misc]  # as transformers has it
@@ -82,14 +82,14 @@ class DivPruneProcessorMixin(CallCompat):
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the stock processor's; an override of the budget updates the stored one."""
+        """Make a processor as the stock class does; an override of the settings updates the stored ones."""
         if "divprune_config" in kwargs:
             blocks = processor_dict.get("divprune_config"), kwargs["divprune_config"]
             kwargs["divprune_config"] = DivPruneConfig.merged(*blocks, takes_videos=cls.takes_videos).to_block()
         return super().from_args_and_dict(args, processor_dict, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> Any:
-        """As the stock processor's, with all code beside it."""
+        """Save the processor as the stock class does, with all code beside it."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         save_code(self, save_directory)
         return saved
@@ -105,7 +105,7 @@ class DivPruneProcessorMixin(CallCompat):
         return [keep_count(available, **of_call) for available in num_available]
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> Any:
-        """As the parent's, with the kept counts: serving engines size their buffers by them."""
+        """Count visual tokens as the parent does, but the kept ones: serving engines size their buffers by them."""
         budget = {name: kwargs.pop(name) for name in IMAGE_BUDGET if name in kwargs}
         data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
         if data.num_image_tokens is not None:
@@ -114,7 +114,7 @@ class DivPruneProcessorMixin(CallCompat):
 
     @property
     def model_input_names(self) -> list[str]:
-        """As the stock processor's, with the counts."""
+        """Names of what a call returns: the stock processor's, and the counts."""
         return [*super().model_input_names, "num_image_tokens_kept"]
 
     @staticmethod
@@ -154,7 +154,7 @@ class DivPruneProcessorMixin(CallCompat):
         return image_inputs, [self.image_token * count for count in kept]
 
     def validate_inputs(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> None:
-        """As the parent's, with placeholders counted first, for its words. A hook of transformers 5."""
+        """Check inputs as the parent does, after placeholders are counted. A hook of transformers 5."""
         self._check_inputs(images, text, videos)
         super().validate_inputs(images=images, text=text, videos=videos, **kwargs)
 

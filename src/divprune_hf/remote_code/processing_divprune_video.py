@@ -37,7 +37,7 @@ class DivPruneVideosKwargs(VideosKwargs, total=False):
 
 
 class DivPruneVideoProcessorKwargs(DivPruneProcessorKwargs, total=False):
-    """All that a call takes besides text, images and videos."""
+    """Arguments of a call besides text, images and videos."""
 
     videos_kwargs: DivPruneVideosKwargs  # type: ignore[misc]  # as in transformers' own processors
     _defaults = DivPruneProcessorKwargs._defaults  # type: ignore[misc]  # not inherited
@@ -57,7 +57,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As the stock processor's, with an error that says what to install."""
+        """Load a processor as the stock class does, with an error that says what to install."""
         check_torchvision()
         return super().from_pretrained(*args, **kwargs)
 
@@ -93,7 +93,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
 
     @property
     def model_input_names(self) -> list[str]:
-        """As the stock processor's, with the counts."""
+        """Names of what a call returns: the stock processor's, and the counts."""
         return [*super().model_input_names, "num_video_tokens_kept"]
 
     def video_tokens_kept(self, num_available: list[int], **budget: Any) -> list[int]:
@@ -134,7 +134,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
         return video_inputs, [self.video_token * count for count in kept]
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, video_sizes: Any = None, **kwargs: Any) -> Any:
-        """As the parent's, with the kept counts of images and of videos.
+        """Count visual tokens as the parent does, but the kept ones of images and of videos.
 
         Args:
             image_sizes (`list` of (height, width), *optional*).
@@ -154,7 +154,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
         return data
 
     def _check_inputs(self, images: Any, text: Any, videos: Any) -> None:
-        """As for images, with videos looked at first."""
+        """Check inputs as for images, after a look at the videos."""
         if videos is not None:
             check_videos(videos)
         super()._check_inputs(images, text, videos)

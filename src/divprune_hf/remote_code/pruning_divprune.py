@@ -55,7 +55,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         super().__init__(overridden_config(config, divprune_config))
 
     def forward(self, **inputs: Any) -> Any:
-        """As the stock model's, on the kept features; `get_image_features` is told about the prompt by a ContextVar."""
+        """Run the stock forward on the kept features; a ContextVar tells `get_image_features` about the prompt."""
         given = [inputs.pop(modality.counts, None) for modality in MODALITIES]
         present = [modality for modality in MODALITIES if inputs.get(modality.pixels) is not None]
         prompt_ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
@@ -74,7 +74,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
             PROMPT.reset(told)
 
     def get_image_features(self, **inputs: Any) -> Any:
-        """As the stock model's, with the kept features of each image, (K, width), in place of all, (M, width)."""
+        """Return the stock method's output with each image's kept features, (K, width), in place of all, (M, width)."""
         return self._get_kept_features(IMAGE, super().get_image_features, inputs)
 
     def select_image_tokens(self, **inputs: Any) -> list[torch.Tensor]:
@@ -94,7 +94,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         return self._select_tokens(IMAGE, super().get_image_features, inputs)
 
     def get_placeholder_mask(self, **inputs: Any) -> Any:
-        """As the stock model's, with an error that says what to do."""
+        """Mark placeholders as the stock model does, with an error that says what to do."""
         prompt = prompt_of(self)
         fitting = prompt.fitting if prompt is not None else set()
         for modality in MODALITIES:
@@ -191,7 +191,7 @@ class DivPruneVideoModelMixin(DivPruneModelMixin):
     needed = VIDEO_METHODS
 
     def get_video_features(self, **inputs: Any) -> Any:
-        """As the stock model's, with the kept features of each video, (K, width): all its frames are one pool."""
+        """Return the stock method's output with each video's kept features, (K, width): its frames are one pool."""
         return self._get_kept_features(VIDEO, super().get_video_features, inputs)
 
     def select_video_tokens(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All features of each image or video -> how many of them are kept, and which."""
+"""The selection: how many features of each image or video are kept, and which."""
 
 from typing import Any
 
