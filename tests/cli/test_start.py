@@ -36,7 +36,7 @@ def test_what_needs_no_model_imports_neither_torch_nor_transformers(arguments):
 @pytest.mark.parametrize("command", [["convert", "BASE", "OUT"], ["publish", "BASE", "ORG/X"], ["ask", "M", "F", "Q"]])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_a_flag_of_every_command_that_makes_a_model(command, name):
-    value = {"order": "selection", "selector": "random", "seed": "3"}.get(name, "1")
+    value = (SETTINGS[name].choices or ("1",))[-1]
     options = build_parser().parse_args([*command, flag(name), value])
     assert given_settings(options) == {name: SETTINGS[name].kind(value)}
 

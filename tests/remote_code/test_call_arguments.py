@@ -9,7 +9,6 @@ from divprune_hf.remote_code.settings import PER_CALL, SETTINGS, VIDEO_BUDGET
 
 
 pytestmark = pytest.mark.modeling
-VALUES = {"order": "selection", "selector": "random", "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def call(processor, photos, **arguments):
 @pytest.mark.parametrize("nested", [False, True], ids=["by itself", "in images_kwargs"])
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name not in PER_CALL])
 def test_a_setting_that_no_call_takes_is_refused(processor, photos, name, nested):
-    arguments = {name: VALUES[name]}
+    arguments = {name: (SETTINGS[name].choices or (1,))[-1]}
     with pytest.raises(ValueError, match=f"Got {name}=.*takes only the budgets.*from_pretrained"):
         call(processor, photos, **({"images_kwargs": arguments} if nested else arguments))
 
