@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from tests.helpers.tiny_models import save_tiny_base
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose a lot where cores are shared
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts processes in the background so
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the processes that tests start hear ^C
 
 
 def pytest_configure(config):
