@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import divprune_hf.cli  # noqa: F401  once, for all processes
+import divprune_hf.cli
+import divprune_hf.publishing.convert  # noqa: F401  once, for all processes
 import divprune_hf_console
 from divprune_hf.publishing import atomic_folder
 from divprune_hf.publishing.atomic_folder import leftovers
-from divprune_hf.publishing.convert import convert_checkpoint
 from tests.helpers.folders import file_hashes
 
 
@@ -41,6 +41,7 @@ class Runs:
 
     def start(self, num_tokens, prepare=lambda: None, overwrite=True):
         """Fork a run like that of the console; return its process."""
+        assert len(os.listdir("/proc/self/task")) == 1, "a fork of several threads can wait for ever"
         process = os.fork()
         if process:
             return process
@@ -114,7 +115,6 @@ def measure(folder, mode, seed, num_kills, kept):
     `kept` is an empty folder for the variants that whole runs made: killed runs are to replace copies of them.
     """
     runs, draw = Runs(folder, mode), random.Random(seed)
-    convert_checkpoint(runs.base, runs.out)  # what is imported at the first time is so once, for all processes
     base = file_hashes(runs.base)
     whole = {}
     for num_tokens in (3, 5):
