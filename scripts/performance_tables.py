@@ -7,12 +7,11 @@ Each table stands between `<!-- table NAME -->` and `<!-- end -->`; `--check` fa
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from divprune_hf.common.markdown import markdown_table
+from divprune_hf.common.markdown import markdown_table, with_tables
 from divprune_hf.common.whole_file import write_whole
 
 
@@ -132,11 +131,7 @@ TABLES = {
 
 def rendered(page: str) -> str:
     """Return `page` with all its tables made anew."""
-
-    def table(match: re.Match[str]) -> str:
-        return f"<!-- table {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
-
-    return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return with_tables(page, TABLES)
 
 
 def main() -> None:

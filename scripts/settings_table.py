@@ -6,15 +6,15 @@ The table stands between `<!-- table settings -->` and `<!-- end -->`; `--check`
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
+from divprune_hf.common.markdown import markdown_table, with_tables
+from divprune_hf.common.whole_file import write_whole
 from divprune_hf.remote_code.settings import SETTINGS, Setting
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "budgets.md"
-TABLE = re.compile(r"(?<=<!-- table settings -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
 
 
 def cells(name: str, setting: Setting) -> list[str]:
@@ -28,15 +28,12 @@ def cells(name: str, setting: Setting) -> list[str]:
 def settings_table() -> str:
     """Return the table in Markdown, a line for each setting."""
     header = ["setting", "values", "default", "given while", "meaning"]
-    lines = [header, ["---"] * len(header), *(cells(name, setting) for name, setting in SETTINGS.items())]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return markdown_table(header, [cells(name, setting) for name, setting in SETTINGS.items()])
 
 
 def rendered(page: str) -> str:
     """Return `page` with its table made anew; a `ValueError` where it has no place for one."""
-    if not TABLE.search(page):
-        raise ValueError("Got a page without `<!-- table settings -->`, an empty line, and `<!-- end -->`.")
-    return TABLE.sub(lambda _: settings_table(), page)
+    return with_tables(page, {"settings": settings_table})
 
 
 def main() -> None:
@@ -46,7 +43,7 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     if options.check:
         sys.exit(0 if rendered(page) == page else "docs/budgets.md is out of date: run scripts/settings_table.py")
-    PAGE.write_text(rendered(page), encoding="utf-8")
+    write_whole(PAGE, rendered(page))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Family:
 
     @property
     def takes_videos(self) -> bool:
-        """Whether it has a budget for videos too."""
+        """True for a family that has a budget for videos too."""
         return self.config_class.takes_videos
 
     @property

@@ -1,6 +1,7 @@
 """Tables in Markdown."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 
@@ -32,3 +33,17 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]] = 
         rule = rule.replace(" ", "")
     first, *others = map(markdown_row, lines)
     return "\n".join([first, rule, *others])
+
+
+def with_tables(page: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """Return a page with its tables made anew, each between `<!-- table NAME -->` and `<!-- end -->`.
+
+    Raises:
+        ValueError: the page has no place for one of the tables.
+    """
+    for name, table in tables.items():
+        place = re.compile(rf"(?<=<!-- table {re.escape(name)} -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
+        if not place.search(page):
+            raise ValueError(f"Got a page without `<!-- table {name} -->` and `<!-- end -->`, expected both.")
+        page = place.sub(table().replace("\\", r"\\"), page)  # a backslash is text, not a reference
+    return page
