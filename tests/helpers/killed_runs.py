@@ -17,11 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import divprune_hf.cli
-import divprune_hf.publishing.convert  # noqa: F401  once, for all processes
+from tqdm import tqdm
+
+import divprune_hf.cli.parser  # noqa: F401  once, for all processes
 import divprune_hf_console
 from divprune_hf.publishing import atomic_folder
 from divprune_hf.publishing.atomic_folder import leftovers
+from divprune_hf.publishing.convert import convert_checkpoint
 from tests.helpers.folders import file_hashes
 
 
@@ -115,6 +117,7 @@ def measure(folder, mode, seed, num_kills, kept):
     `kept` is an empty folder for the variants that whole runs made: killed runs are to replace copies of them.
     """
     runs, draw = Runs(folder, mode), random.Random(seed)
+    convert_checkpoint(runs.base, runs.out)  # what is imported at the first time is so once, for all processes
     base = file_hashes(runs.base)
     whole = {}
     for num_tokens in (3, 5):
@@ -176,5 +179,6 @@ def measure(folder, mode, seed, num_kills, kept):
 
 if __name__ == "__main__":
     divprune_hf_console.on_signals(divprune_hf_console.leave)  # forked processes begin with it
+    tqdm.monitor_interval = 0  # no thread that watches progress bars: a fork could inherit the lock that it holds
     with tempfile.TemporaryDirectory() as kept:
         measure(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(kept))
