@@ -9,7 +9,7 @@ from transformers import Cache, PretrainedConfig
 
 from .compat_generation import GenerationCompat
 from .configuration_divprune import overridden_config
-from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Prompt, check_fit, inputs_of_each_row, to_counts
+from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Modality, Prompt, check_fit, inputs_of_each_row, to_counts
 from .signatures import MadeFromStock
 from .transformers_surface import HEAD_METHODS
 
@@ -33,6 +33,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
         super().__init__(overridden_config(config, divprune_config))
         # The stock constructor has made the stock inner model: the same weights and modules, without our methods.
         self.model.__class__ = self.inner_class
+        self.model._install_positions()
 
     def forward(self, **inputs: Any) -> Any:
         """Run the stock forward; the counts go on to the inner model."""
@@ -45,10 +46,20 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
     def generate(self, **inputs: Any) -> Any:
         """Generate as the stock model does. Placeholders, counts and images that do not fit raise a `ValueError`."""
         prompt_ids = inputs.get("inputs") if inputs.get("input_ids") is None else inputs["input_ids"]
+        embeds = inputs.get("inputs_embeds")
+        self.model._check_positions_in_generate(inputs.get("generation_config") or self.generation_config, inputs)
         # The images of earlier turns are in the cache, those of a finished `inputs_embeds` in there.
         has_cache = any(isinstance(value, Cache) for value in inputs.values()) or inputs.get("past_key_values")
-        if prompt_ids is None or inputs.get("inputs_embeds") is not None or has_cache:
+        rows = {} if prompt_ids is None or embeds is not None or has_cache else self._checked_rows(prompt_ids, inputs)
+        first = prompt_ids if embeds is None else embeds
+        told = PROMPT.set(Prompt(self.model, rows, num_prompts=0 if first is None else len(first)))
+        try:
             return super().generate(**inputs)
+        finally:
+            PROMPT.reset(told)
+
+    def _checked_rows(self, prompt_ids: torch.Tensor, inputs: dict[str, Any]) -> dict[Modality, list[int]]:
+        """Return the number of placeholders in each row of a prompt; raise a `ValueError` where images do not fit."""
         encoded = inputs.get("mm_encoder_outputs") or {}
         rows = {}
         for modality in MODALITIES:
@@ -61,11 +72,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
             elif counts is not None:
                 inputs_of_each_row(placeholders, counts, modality)
             rows[modality] = placeholders
-        told = PROMPT.set(Prompt(self.model, rows))
-        try:
-            return super().generate(**inputs)
-        finally:
-            PROMPT.reset(told)
+        return rows
 
     def _get_candidate_generator(self, **arguments: Any) -> Any:
         """Make the stock generator of candidates; a model that drafts is handed only the inputs that it takes."""

@@ -53,12 +53,20 @@ class Prompt:
         placeholders: of each modality, the number of placeholders in each row of the prompt.
         counts: of each modality, the number of kept tokens of each input, or None where the processor did not say.
         fitting: the modalities whose features fit the placeholders row by row, until they are put in place.
+        num_prompts: the number of rows; `generate` repeats each for beams and samples after it has told this.
+        picks: of each modality whose features were made, for each input its picks, None if all are kept, and M.
+        placed: of each modality whose features were just put in place, where: bool, `(batch, sequence)`.
+        lead: the position of the next token minus its slot, int64, `(batch, 1)`, until it is kept with the cache.
     """
 
     model: Any
     placeholders: dict[Modality, list[int]]
     counts: dict[Modality, list[int] | None] = field(default_factory=dict)
     fitting: set[Modality] = field(default_factory=set)
+    num_prompts: int = 0
+    picks: dict[Modality, list[tuple[Any, int]]] = field(default_factory=dict)
+    placed: dict[Modality, Any] = field(default_factory=dict)
+    lead: Any = None
 
 
 # Per thread and per task: a plain attribute of the model would mix up threads.

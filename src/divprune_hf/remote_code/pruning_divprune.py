@@ -27,11 +27,12 @@ from .prompt_counts import (
     to_counts,
 )
 from .signatures import MadeFromStock
+from .token_positions import PositionsMixin
 from .token_selection import feature_list, kept_counts, select_tokens
 from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS
 
 
-class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
+class DivPruneModelMixin(MadeFromStock, PositionsMixin, PlaceholdersWithoutWaiting):
     """Common part of the families' inner models.
 
     Modifications:
@@ -39,6 +40,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
     - `forward` and `get_image_features` take `num_image_tokens_kept` (int64, `(num_images,)`), which the processor
       writes; without it the budget is `config.divprune_config`;
     - `select_image_tokens` is new;
+    - the language model gets position ids with gaps where `config.divprune_config.positions` is "original";
     - a prompt that does not fit the features, row by row, raises one clear `ValueError`.
     """
 
@@ -53,6 +55,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
 
     def __init__(self, config: PretrainedConfig, divprune_config: Any = None) -> None:
         super().__init__(overridden_config(config, divprune_config))
+        self._install_positions()
 
     def forward(self, **inputs: Any) -> Any:
         """Run the stock forward on the kept features; a ContextVar tells `get_image_features` about the prompt."""
@@ -67,7 +70,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
         for modality in present:
             if (counts_of_inputs := counts[modality]) is not None:
                 inputs_of_each_row(rows[modality], counts_of_inputs, modality)
-        told = PROMPT.set(Prompt(self, rows, counts))
+        told = PROMPT.set(Prompt(self, rows, counts, num_prompts=len(rows[present[0]])))
         try:
             return super().forward(**inputs)
         finally:
@@ -102,6 +105,8 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
             if features is not None and modality not in fitting:
                 mask = self._placeholders(modality, inputs["input_ids"], inputs["inputs_embeds"])
                 check_fit(int(mask.sum()), features.numel() // inputs["inputs_embeds"].shape[-1], modality)
+            if features is not None and prompt is not None:
+                self._place(prompt, modality, inputs)
         masks = super().get_placeholder_mask(**inputs)
         # Known for one look only: a prompt may grow, and be looked at again.
         fitting -= {modality for modality in fitting if inputs.get(modality.features) is not None}
@@ -151,6 +156,7 @@ class DivPruneModelMixin(MadeFromStock, PlaceholdersWithoutWaiting):
     def _get_kept_features(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict) -> Any:
         return_dict = inputs.pop("return_dict", None)
         outputs, all_features, all_picks = self._encode_and_select(modality, get_all_features, inputs)
+        self._tell_picks(modality, all_features, all_picks)
         kept_features = [
             features if picks is None else features.index_select(0, picks)
             for features, picks in zip(all_features, all_picks)

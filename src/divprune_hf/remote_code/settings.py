@@ -15,6 +15,7 @@ from .selectors import SELECTORS, selector_named
 
 
 ORDERS = ("raster", "selection")
+POSITIONS = ("compact", "original")
 LARGEST_SEED = 2**32 - 1
 
 
@@ -51,6 +52,15 @@ def check_order(name: str, value: Any) -> None:
         raise ValueError(
             f"Got {name}={value!r}, expected one of {ORDERS}: kept tokens stay in the image's raster order, "
             "or go in the order in which they were picked."
+        )
+
+
+def check_positions(name: str, value: Any) -> None:
+    """Raise a `ValueError` unless `value` is one of `POSITIONS`."""
+    if value not in POSITIONS:
+        raise ValueError(
+            f"Got {name}={value!r}, expected one of {POSITIONS}: kept tokens are numbered anew, or stand where they "
+            "stood among all tokens."
         )
 
 
@@ -91,6 +101,14 @@ SETTINGS: dict[str, Setting] = {
         help="feed kept tokens in image order, or in order of picking as the paper's Table 1 did",
         default="raster",
         choices=ORDERS,
+    ),
+    "positions": Setting(
+        kind=str,
+        check=check_positions,
+        help="number kept tokens anew as the paper does, or leave each at its own position, for questions about place",
+        default="compact",
+        choices=POSITIONS,
+        written=False,
     ),
     "video_retention_ratio": Setting(
         kind=float,
