@@ -93,4 +93,3 @@ def original_positions(token_ids, mask, sizes):
         rows.append((row, position))
     assert not any(waiting.values())
     return torch.tensor([row for row, _ in rows]), torch.tensor([[following] for _, following in rows])
-

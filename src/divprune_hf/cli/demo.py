@@ -1,4 +1,7 @@
-"""The demo: pocket-llava converted, loaded as remote code, and asked with all visual tokens and with a tenth."""
+"""The demo: pocket-llava converted, loaded as remote code, and asked with all visual tokens and with a tenth.
+
+A tenth is tried twice: numbered anew as in the paper, and each kept token at its own position.
+"""
 
 import json
 import math
@@ -17,7 +20,14 @@ from divprune_hf.common.own_process import run_python
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.inference.pictures import check_drawable, contact_sheet, draw_kept, save_picture
 from divprune_hf.publishing.convert import convert_checkpoint
-from divprune_hf.remote_code.settings import SETTINGS
+
+
+# The columns: a title and the settings that the variant is loaded with.
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "full": ("all tokens", {"retention_ratio": 1.0}),
+    "pruned": ("a tenth", {}),
+    "original": ("a tenth, original positions", {"positions": "original"}),
+}
 
 
 def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> dict[str, dict[str, Any]]:
@@ -28,7 +38,7 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
         say: takes each piece of the printed text.
 
     Returns:
-        A dict with the figures of the table: for `"full"` and `"pruned"` the visual tokens per picture, prompt tokens
+        A dict with the figures of the table: for each name of `RUNS` the visual tokens per picture, prompt tokens
         (median), prefill milliseconds (median), peak memory in bytes and the share of right answers, in all
         (`accuracy`) and for each kind of question.
     """
@@ -37,20 +47,20 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
     questions = json.loads(questions_file.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="divprune-demo-") as folder:
         variant = convert_checkpoint(pocket_llava(), Path(folder) / "pocket-llava-divprune")
-        full, pruned = (
-            answer_in_own_process(variant, questions_file, retention_ratio, Path(folder))
-            for retention_ratio in tqdm(
-                (1.0, SETTINGS["retention_ratio"].default), desc="Asking with all tokens, with a tenth"
-            )
-        )
+        results = {
+            name: answer_in_own_process(variant, questions_file, settings, Path(folder))
+            for name, (_, settings) in tqdm(RUNS.items(), desc="Asking with all tokens, and twice with a tenth")
+        }
+    titles = [title for title, _ in RUNS.values()]
     rows = [
-        [question["question"], all_tokens["answer"], kept_tokens["answer"], question["answer"]]
-        for question, all_tokens, kept_tokens in zip(questions, full["answers"], pruned["answers"])
+        [asked["question"], *(results[name]["answers"][number]["answer"] for name in RUNS), asked["answer"]]
+        for number, asked in enumerate(questions)
     ]
-    say(markdown_table(["question", "all tokens", "a tenth", "expected"], rows, style="aligned"))
-    figures = {"full": summary(full, questions), "pruned": summary(pruned, questions)}
+    say(markdown_table(["question", *titles, "expected"], rows, style="aligned"))
+    figures = {name: summary(result, questions) for name, result in results.items()}
     say("")
-    say(markdown_table(["", "all tokens", "a tenth"], summary_rows(figures, questions), style="aligned"))
+    say(markdown_table(["", *titles], summary_rows(figures, questions), style="aligned"))
+    full, pruned = results["full"], results["pruned"]
     first_scene = next(iter(full["kept_by_scene"]))
     side = math.isqrt(len(full["kept_by_scene"][first_scene]))
     sheet = [
@@ -62,7 +72,9 @@ def run_demo(picture_file: str | Path, say: Callable[[str], object] = print) -> 
     return figures
 
 
-def answer_in_own_process(variant: Path, questions_file: Path, retention_ratio: float, folder: Path) -> dict[str, Any]:
+def answer_in_own_process(
+    variant: Path, questions_file: Path, settings: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     """Run `demo_answers.py` in a process that does not import this package, and return what it prints.
 
     Raises:
@@ -70,7 +82,7 @@ def answer_in_own_process(variant: Path, questions_file: Path, retention_ratio: 
         ValueError: the process ran other code than the variant's own.
     """
     environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
-    arguments = [demo_answers.__file__, str(variant), str(questions_file), str(retention_ratio)]
+    arguments = [demo_answers.__file__, str(variant), str(questions_file), json.dumps(settings)]
     printed = run_python(arguments, "the demo's model process", folder, environment)
     answers = json.loads(printed.splitlines()[-1])
     if not answers["module"].startswith("transformers_modules."):
@@ -95,7 +107,6 @@ def summary(result: dict[str, Any], questions: list[dict[str, str]]) -> dict[str
 
 def summary_rows(figures: dict[str, dict[str, Any]], questions: list[dict[str, str]]) -> list[list[str]]:
     """Return the figures as lines of a table."""
-    full, pruned = figures["full"], figures["pruned"]
     kinds = sorted({asked["kind"] for asked in questions})
     lines = [
         ("visual tokens per picture", "visual_tokens", "{:d}", 1),
@@ -106,5 +117,5 @@ def summary_rows(figures: dict[str, dict[str, Any]], questions: list[dict[str, s
         *((f"- {kind}", kind, "{:.1%}", 1) for kind in kinds),
     ]
     return [
-        [label, *(text.format(column[name] * unit) for column in (full, pruned))] for label, name, text, unit in lines
+        [label, *(text.format(column[name] * unit) for column in figures.values())] for label, name, text, unit in lines
     ]

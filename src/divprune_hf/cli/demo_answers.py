@@ -1,6 +1,6 @@
 """The part of the demo in a process of its own, run by path: it loads a variant as a stranger would, as remote code.
 
-It imports nothing of divprune_hf. Usage: demo_answers.py VARIANT QUESTIONS RETENTION_RATIO; it prints JSON.
+It imports nothing of divprune_hf. Usage: demo_answers.py VARIANT QUESTIONS SETTINGS. SETTINGS are JSON; it prints JSON.
 """
 
 import json
@@ -16,12 +16,13 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
-def main(variant: str, questions_file: str, retention_ratio: str) -> None:
+def main(variant: str, questions_file: str, settings: str) -> None:
     """Answer every question of a JSON file; print answers, picks, prefill milliseconds and peak bytes as JSON."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model = AutoModelForImageTextToText.from_pretrained(variant, trust_remote_code=True, device_map="auto").eval()
-    processor = AutoProcessor.from_pretrained(variant, trust_remote_code=True)
+    loading = {"trust_remote_code": True, "divprune_config": json.loads(settings)}
+    model = AutoModelForImageTextToText.from_pretrained(variant, device_map="auto", **loading).eval()
+    processor = AutoProcessor.from_pretrained(variant, **loading)
     answers: list[dict[str, Any]] = []
     prefill: list[float] = []
     kept_by_scene: dict[str, list[int]] = {}
@@ -30,7 +31,7 @@ def main(variant: str, questions_file: str, retention_ratio: str) -> None:
         content = [{"type": "image"}, {"type": "text", "text": question["question"]}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         picture = Image.open(Path(questions_file).parent / scene).convert("RGB")
-        inputs = processor(images=[picture], text=[prompt], retention_ratio=float(retention_ratio), return_tensors="pt")
+        inputs = processor(images=[picture], text=[prompt], return_tensors="pt")
         inputs = inputs.to(model.device, model.dtype)
         with torch.inference_mode():
             if not prefill:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from divprune_hf.remote_code.selectors import SELECTORS
+from divprune_hf.remote_code.settings import SETTINGS
 
 
 def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
@@ -25,6 +26,15 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         "--budgets", nargs="+", required=True, metavar="B", help="shares (0.098, 1.0) or numbers (64)"
     )
     add_selectors(evaluate)
+    positions = SETTINGS["positions"]
+    evaluate.add_argument(
+        "--positions",
+        nargs="+",
+        choices=positions.choices,
+        default=[positions.default],
+        metavar="P",
+        help=f"some of {', '.join(positions.choices or ())}: where kept tokens stand ({positions.default})",
+    )
     evaluate.add_argument("--seeds", type=int, default=1, metavar="N", help="how many draws of `random` (1)")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of this run")
     evaluate.add_argument("--batch-size", type=int, default=24, metavar="N", help="questions at a time (24)")

@@ -22,7 +22,7 @@ from divprune_hf.evaluation.answers import answer_questions
 from divprune_hf.evaluation.questions import Question, read_questions
 from divprune_hf.evaluation.report import accuracy_tables, draw_accuracy
 from divprune_hf.evaluation.run_folder import check_run, data_fingerprint, model_fingerprint, model_name
-from divprune_hf.evaluation.settings import Setting, all_settings
+from divprune_hf.evaluation.settings import DEFAULT_POSITIONS, Setting, all_settings
 from divprune_hf.evaluation.statistics import NUM_DRAWS, evaluate
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.remote_code.selectors import SELECTORS
@@ -38,6 +38,7 @@ class AccuracyRun:
         out: the folder of this run.
         budgets: shares ("0.098", "1.0") or numbers of tokens ("64"), as users write them.
         selectors: names of `SELECTORS`.
+        positions: values of the setting `positions`.
         seeds: the number of draws of a selector that draws.
         batch_size: questions at a time.
         max_new_tokens: the longest answer, in tokens.
@@ -51,6 +52,7 @@ class AccuracyRun:
     out: Path
     budgets: Sequence[str]
     selectors: Sequence[str] = field(default_factory=lambda: list(SELECTORS))
+    positions: Sequence[str] = (DEFAULT_POSITIONS,)
     seeds: int = 1
     batch_size: int = 24
     max_new_tokens: int = 16
@@ -72,12 +74,14 @@ def measure_accuracy(run: AccuracyRun) -> dict[str, Any]:
     check_plot_packages("divprune-hf evaluate", "matplotlib")
     check_counts(run)
     dtype = parse_dtype(run.dtype)
-    settings = all_settings(run.selectors, run.budgets, run.seeds)
+    settings = all_settings(run.selectors, run.budgets, run.seeds, run.positions)
     questions = read_questions(run.questions)
     identity = identity_of(run, questions)
     check_run(run.out, identity)
+    # Built for positions of its own; each setting then says which it uses.
+    other = next((name for name in run.positions if name != DEFAULT_POSITIONS), DEFAULT_POSITIONS)
     model, processor = load_pruned(
-        run.model, retention_ratio=1.0, device=run.device, revision=run.revision, dtype=dtype
+        run.model, retention_ratio=1.0, positions=other, device=run.device, revision=run.revision, dtype=dtype
     )
     (run.out / "answers").mkdir(parents=True, exist_ok=True)
     write_whole(run.out / "run.json", json.dumps(identity, indent=1))
@@ -134,6 +138,7 @@ def identity_of(run: AccuracyRun, questions: Sequence[Question]) -> dict[str, An
         "data_sha256": data_fingerprint(run.questions, questions),
         "budgets": list(run.budgets),
         "selectors": list(run.selectors),
+        "positions": list(run.positions),
         "seeds": run.seeds,
         "max_new_tokens": run.max_new_tokens,
         "dtype": run.dtype,
@@ -145,4 +150,4 @@ def answers_name(setting: Setting) -> str:
 
     Where everything is kept nothing is selected: all selectors and seeds share the answers.
     """
-    return "all" if setting.keeps_all else f"{setting.selector}-{setting.budget}-{setting.seed}"
+    return "all" if setting.keeps_all else f"{setting.method.replace(' ', '-')}-{setting.budget}-{setting.seed}"

@@ -19,13 +19,14 @@ from PIL import Image
 
 from divprune_hf.common.extras import check_plot_packages
 from divprune_hf.common.machine import write_run
-from divprune_hf.evaluation.answers import apply_setting, kept_features, selection_inputs
+from divprune_hf.evaluation.answers import apply_setting, selection_inputs
 from divprune_hf.evaluation.report import LABELS, STYLES
 from divprune_hf.evaluation.run_folder import model_name
 from divprune_hf.evaluation.settings import Setting, parse_budget
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.inference.pictures import read_picture
 from divprune_hf.remote_code.selectors import SELECTORS, selector_named
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 SMALLEST = 1e-6  # the smallest distance that is drawn
@@ -83,8 +84,7 @@ def measure_diversity(run: DiversityRun) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for number, file in enumerate(files):
         picture = read_picture(str(file))
-        apply_setting(model, processor, Setting("max_min", 1.0))
-        (features,), _ = kept_features(model, processor, [picture])
+        features = features_of(model, processor, picture)
         picks = {name: picks_of(model, processor, picture, setting) for name, setting in settings.items()}
         if number < run.draw:
             draw_tsne(features, picks, run.seed, run.out / f"tsne_{file.stem}.png")
@@ -128,6 +128,16 @@ def max_min_distance(kept_features: torch.Tensor) -> float:
     unit = torch.nn.functional.normalize(kept_features.double(), dim=1)
     distances = 1 - unit @ unit.T
     return distances.fill_diagonal_(torch.inf).min().item()
+
+
+@torch.no_grad()
+def features_of(model: Any, processor: Any, picture: Image.Image) -> torch.Tensor:
+    """Return all features of a picture, `(M, width)`."""
+    apply_setting(model, processor, Setting("max_min", 1.0))
+    inputs = processor(images=[picture], text=[processor.image_token], return_tensors="pt")
+    inputs = selection_inputs(inputs.to(model.device, model.dtype))
+    (features,) = feature_list(model.model.get_image_features(**inputs))
+    return features
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from divprune_hf.common.markdown import markdown_table
+from divprune_hf.evaluation.settings import DEFAULT_POSITIONS
 from divprune_hf.remote_code.selectors import SELECTORS
 
 
@@ -15,7 +16,7 @@ LABELS = {name: selector.label for name, selector in SELECTORS.items()}
 
 
 def accuracy_tables(report: dict[str, Any]) -> str:
-    """Return one table per kind of question: accuracies in percent with 95 % intervals, and the first selector's leads.
+    """Return one table per kind of question: accuracies in percent with 95 % intervals, and the first method's leads.
 
     Args:
         report: what `evaluate` returned.
@@ -31,33 +32,41 @@ def accuracy_tables(report: dict[str, Any]) -> str:
 
 def header_of(rows: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> list[str]:
     """Return the titles of the columns for one kind of question."""
-    selectors, others = unique(rows, "selector"), unique(gaps, "other")
+    firsts = {method_of(row): row for row in rows[::-1]}
     seeds = max(row["seeds"] for row in rows)
+    methods = list(dict.fromkeys(map(method_of, rows)))
     names = [
-        f"{name}, mean of {seeds} seeds" if SELECTORS[name].uses_seed and seeds > 1 else name for name in selectors
+        f"{method}, mean of {seeds} seeds" if SELECTORS[firsts[method]["selector"]].uses_seed and seeds > 1 else method
+        for method in methods
     ]
-    header = ["budget", "visual tokens", "FLOPs", *names, *(f"{selectors[0]} - {other}" for other in others)]
-    return [*header, f"{selectors[0]}, of unpruned"] if "of_unpruned" in rows[0] else header
+    leads = [f"{methods[0]} - {other}" for other in unique(gaps, "other")]
+    header = ["budget", "visual tokens", "FLOPs", *names, *leads]
+    return [*header, f"{methods[0]}, of unpruned"] if "of_unpruned" in rows[0] else header
 
 
 def lines_of(rows: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> list[list[str]]:
     """Return the cells of one kind of question, a line for each budget."""
     lines = []
     for budget in unique(rows, "budget"):
-        means = {row["selector"]: row for row in rows if row["budget"] == budget}
+        means = {method_of(row): row for row in rows if row["budget"] == budget}
         leads = {gap["other"]: gap for gap in gaps if gap["budget"] == budget}
-        first = means[rows[0]["selector"]]
+        first = means[method_of(rows[0])]
         cells = [
             str(budget),
             f"{first['kept_tokens']:.4g} of {first['visual_tokens']:.4g}",
             f"{first['flop_ratio']:.1%}",
         ]
-        cells += [percent(means[name], "accuracy") for name in unique(rows, "selector")]
+        cells += [percent(mean, "accuracy") for mean in means.values()]
         cells += [percent(leads[other], "difference", "+.1f") for other in unique(gaps, "other")]
         if "of_unpruned" in first:
             cells.append(percent(first, "of_unpruned", ci="of_unpruned_ci"))
         lines.append(cells)
     return lines
+
+
+def method_of(row: dict[str, Any]) -> str:
+    """Return the method of a row; where a run has one for each selector, rows may name the selector alone."""
+    return str(row.get("method", row["selector"]))
 
 
 def unique(rows: list[dict[str, Any]], name: str) -> list[Any]:
@@ -72,7 +81,7 @@ def percent(row: dict[str, Any], name: str, form: str = ".1f", ci: str = "ci") -
 
 
 def draw_accuracy(report: dict[str, Any], out: Path) -> None:
-    """Write figure 1 as PNG: one panel per kind of question, one line per selector, bars of 95 % confidence."""
+    """Write figure 1 as PNG: one panel per kind of question, one line per method, bars of 95 % confidence."""
     from matplotlib.figure import Figure
 
     kinds = unique(report["means"], "kind")
@@ -80,8 +89,10 @@ def draw_accuracy(report: dict[str, Any], out: Path) -> None:
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for panel, kind in zip(panels, kinds):
         rows = [row for row in report["means"] if row["kind"] == kind]
-        for selector in unique(rows, "selector"):
-            line = sorted((row for row in rows if row["selector"] == selector), key=lambda row: row["flop_ratio"])
+        for method in dict.fromkeys(map(method_of, rows)):
+            line = sorted((row for row in rows if method_of(row) == method), key=lambda row: row["flop_ratio"])
+            selector, positions = line[0]["selector"], line[0].get("positions", DEFAULT_POSITIONS)
+            moved = positions != DEFAULT_POSITIONS
             below = [100 * (row["accuracy"] - row["ci_low"]) for row in line]
             above = [100 * (row["ci_high"] - row["accuracy"]) for row in line]
             colour, marker = STYLES[selector]
@@ -92,9 +103,11 @@ def draw_accuracy(report: dict[str, Any], out: Path) -> None:
                 color=colour,
                 marker=marker,
                 markersize=4,
+                markerfacecolor="white" if moved else colour,
                 linewidth=1.3,
+                linestyle=":" if moved else "-",
                 capsize=2,
-                label=LABELS[selector],
+                label=f"{LABELS[selector]}, {positions} positions" if moved else LABELS[selector],
             )
         unpruned = [100 * row["accuracy"] for row in rows if row["kept_tokens"] == row["visual_tokens"]]
         if unpruned:

@@ -83,11 +83,11 @@ def evaluate(
 
     Returns:
         dict of "results" (one row per setting and kind of question), "means" (over the seeds of a selector that draws)
-        and "differences" (the first selector minus each other one, at equal budgets, averaged over seeds).
+        and "differences" (the first method minus each other one, at equal budgets, averaged over seeds).
     """
     bootstrap = Bootstrap(questions)
     kinds = list(dict.fromkeys(question.kind for question in questions))
-    selectors = list(dict.fromkeys(setting.selector for setting in answered))
+    methods = list(dict.fromkeys(setting.method for setting in answered))
     budgets = list(dict.fromkeys(setting.budget for setting in answered))
     marks = {
         setting: np.array([question.accepts(answer) for question, answer in zip(questions, record["answers"])], float)
@@ -101,25 +101,26 @@ def evaluate(
         unpruned = next((bootstrap.accuracies(marks[s], kind) for s in answered if s.keeps_all), None)
         for budget in budgets:
             over_seeds = {}
-            for selector in selectors:
-                settings = [s for s in answered if (s.selector, s.budget) == (selector, budget)]
+            for method in methods:
+                settings = [s for s in answered if (s.method, s.budget) == (method, budget)]
                 draws = {setting: bootstrap.accuracies(marks[setting], kind) for setting in settings}
+                of_method = {"selector": settings[0].selector, "positions": settings[0].positions}
                 common: dict[str, Any] = {"budget": budget, "kind": kind, "questions": int(chosen.sum())}
                 common["flop_ratio"] = flop_ratio(text_config, answered[settings[0]], chosen)
                 for setting in settings:
-                    row = {"selector": selector, "seed": setting.seed, **common}
+                    row = {**of_method, "seed": setting.seed, **common}
                     results.append({**row, **with_interval("accuracy", draws[setting])})
-                over_seeds[selector] = np.mean(list(draws.values()), axis=0)
-                mean = {"selector": selector, "seeds": len(settings), **common}
+                over_seeds[method] = np.mean(list(draws.values()), axis=0)
+                mean = {**of_method, "method": method, "seeds": len(settings), **common}
                 for name in ("visual_tokens", "kept_tokens"):
                     mean[name] = float(np.array(answered[settings[0]][name])[chosen].mean())
-                mean |= with_interval("accuracy", over_seeds[selector])
+                mean |= with_interval("accuracy", over_seeds[method])
                 if unpruned is not None and unpruned[0] > 0:
-                    share = with_interval("share", over_seeds[selector] / np.where(unpruned > 0, unpruned, np.nan))
+                    share = with_interval("share", over_seeds[method] / np.where(unpruned > 0, unpruned, np.nan))
                     mean["of_unpruned"] = share["share"]
                     mean["of_unpruned_ci_low"], mean["of_unpruned_ci_high"] = share["ci_low"], share["ci_high"]
                 means.append(mean)
-            for other in selectors[1:]:
-                gap = with_interval("difference", over_seeds[selectors[0]] - over_seeds[other])
-                differences.append({"selector": selectors[0], "other": other, "budget": budget, "kind": kind, **gap})
+            for other in methods[1:]:
+                gap = with_interval("difference", over_seeds[methods[0]] - over_seeds[other])
+                differences.append({"selector": methods[0], "other": other, "budget": budget, "kind": kind, **gap})
     return {"results": results, "means": means, "differences": differences}

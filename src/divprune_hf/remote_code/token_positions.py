@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Positions of kept tokens: `positions="original"` leaves each where it stood among all tokens of its image.
 
-The language model reads places from position ids. "compact" numbers what is left anew, as the paper does: 56 kept tokens
-stand at 56 positions in a row, wherever they were. "original" gives the kept token with index i of M the i-th of M
-positions, and what follows the image goes on behind all M. Only position ids differ: sequence, cache and cost are the
+The language model reads places from position ids. "compact" numbers what is left anew, as the paper does: 56 kept
+tokens stand at 56 positions in a row, wherever they were. "original" gives the kept token with index i of M the i-th of
+M positions, and what follows the image goes on behind all M. Only position ids differ: sequence, cache and cost are the
 same.
 
 Slots number the tokens of the pruned sequence. A *lead* is the position of a token minus its slot: zero before the
