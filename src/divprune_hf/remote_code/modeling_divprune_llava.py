@@ -26,7 +26,7 @@ from .saved_code import save_code  # noqa: F401
 from .selectors import Images  # noqa: F401
 from .settings import Setting  # noqa: F401
 from .signatures import MadeFromStock  # noqa: F401
-from .token_positions import leads_of_image  # noqa: F401
+from .token_positions import lead_steps  # noqa: F401
 from .token_selection import feature_list  # noqa: F401
 from .transformers_surface import check_methods  # noqa: F401
 

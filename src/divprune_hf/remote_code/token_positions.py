@@ -25,16 +25,18 @@ from .transformers_surface import Stock
 CACHED_LEAD = "divprune_lead"
 
 
-def leads_of_image(picks: torch.Tensor | None, num_available: int) -> torch.Tensor | None:
-    """Return the leads of an image's kept tokens and, last, of what follows: int64, (K + 1,); None if all are kept.
+def lead_steps(picks: torch.Tensor | None, num_available: int) -> torch.Tensor:
+    """Return by how much the lead grows at each kept token of an image, and last behind the image: int64, (K + 1,).
 
     Args:
         picks: indices of the kept tokens among all M, (K,); None if all are kept.
         num_available: M.
     """
     if picks is None:
-        return None
-    return pad(picks, (0, 1), value=num_available) - torch.arange(len(picks) + 1, device=picks.device)
+        return torch.zeros(num_available + 1, dtype=torch.long)
+    # What follows an image stands at its position M.
+    leads = pad(picks, (0, 1), value=num_available) - torch.arange(len(picks) + 1, device=picks.device)
+    return torch.cat((leads[:1], leads.diff()))
 
 
 def leads_of_prompt(
@@ -48,21 +50,18 @@ def leads_of_prompt(
         num_prompts: number of prompts that the images belong to. B is a multiple of it: `generate` repeats each prompt
             for beams and samples, one after another.
     """
-    device = placeholders.device
+    repeats, device = len(placeholders) // num_prompts, placeholders.device
     at_tokens, behind_tokens = [], []
     for picks, num_available in images:
-        leads = leads_of_image(picks, num_available)
-        num_kept = num_available if leads is None else len(leads) - 1
-        steps = torch.zeros(num_kept + 1, dtype=torch.long) if leads is None else leads.diff(prepend=leads[:1] * 0)
-        steps = steps.to(device)
+        steps = lead_steps(picks, num_available).to(device)
         at_tokens.append(steps[:-1])
-        behind_tokens.append(pad(steps[-1:], (num_kept - 1, 0)))
-    repeats = len(placeholders) // num_prompts
-    per_prompt = placeholders.sum(-1)[::repeats]
-    first = (per_prompt.cumsum(0) - per_prompt).repeat_interleave(repeats, output_size=len(placeholders))
-    index = (first.unsqueeze(1) + placeholders.cumsum(-1) - 1).clamp(min=0)
-    steps = pad(torch.cat(at_tokens)[index] * placeholders, (0, 1))
-    return (steps + pad(torch.cat(behind_tokens)[index] * placeholders, (1, 0))).cumsum(-1)
+        behind_tokens.append(pad(steps[-1:], (len(steps) - 2, 0)))
+    prompts = placeholders[::repeats]
+    nothing = torch.zeros(prompts.shape, dtype=torch.long, device=device)
+    steps = pad(nothing.masked_scatter(prompts, torch.cat(at_tokens)), (0, 1))
+    steps[:, 1:] += nothing.masked_scatter(prompts, torch.cat(behind_tokens))
+    leads = steps.cumsum(-1)
+    return leads if repeats == 1 else leads.repeat_interleave(repeats, dim=0)
 
 
 class PositionsMixin(Stock):
