@@ -175,6 +175,13 @@ def test_the_video_block_runs_on_a_tiny_model(tmp_path, run_isolated, make_check
 VLLM_BLOCK = next(block for block in ALL_BLOCKS if "vllm" in block)
 
 
+def test_original_positions_are_told_in_place_of_the_engine_that_refuses_them(tmp_path):
+    card = convert_checkpoint(pocket_llava(), tmp_path / "variant", {"positions": "original"}).joinpath("README.md")
+    text = card.read_text(encoding="utf-8")
+    assert '`positions` is "original"' in text and "from vllm" not in text
+    assert "from vllm" in CARDS["pocket-llava"] and "`positions`" not in CARDS["llava-1.5-7b"]
+
+
 def test_the_vllm_block_is_python_and_pins_code_and_weights():
     compile(VLLM_BLOCK, "README.md", "exec")
     pin = f'"v{divprune_hf.__version__}"'

@@ -30,3 +30,16 @@ def test_the_target_is_met_on_presence_questions():
     (mean,) = (r for r in RUN["means"] if (r["kind"], r["budget"], r["selector"]) == ("presence", 0.098, "max_min"))
     (lead,) = (r for r in RUN["differences"] if (r["kind"], r["budget"], r["other"]) == ("presence", 0.098, "random"))
     assert mean["questions"] == 2000 and mean["of_unpruned"] >= 0.96 and lead["difference"] >= 0.12
+
+
+def test_the_tables_of_positions_are_those_of_their_run():
+    run = json.loads((RESULTS.parent / "positions" / "results.json").read_text(encoding="utf-8"))
+    for block in accuracy_tables(run).strip().split("\n\n"):
+        assert block in EVIDENCE
+    assert run["hardware"] in EVIDENCE and run["date"] in EVIDENCE
+    (of_place,) = (
+        row
+        for row in run["means"]
+        if (row["kind"], row["budget"], row["method"]) == ("position", 0.098, "max_min original")
+    )
+    assert f"the last figure to {of_place['accuracy']:.1%}" in (ROOT / "README.md").read_text().replace("\n", " ")

@@ -18,6 +18,10 @@ from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 # Sentences about the weights: of a converted variant, and of a model that transformers saved, such as a trained one.
 OF_THE_BASE = "The weights are the base's, byte for byte:\nnothing was trained and nothing was calibrated."
 SAVED = "The weights were\nsaved by transformers after conversion, and may have been trained further."
+ORIGINAL_POSITIONS = (
+    'Each kept token stands at the position that it had among all tokens (`positions` is "original"), which helps\n'
+    "with questions about place. Engines that make position ids themselves, such as vLLM, refuse this model.\n"
+)
 LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
 
 
@@ -88,15 +92,23 @@ def render_card(facts: CardFacts) -> str:
         budget=budget(facts),
         weights=SAVED if facts.saved else OF_THE_BASE,
         choice=SELECTORS[facts.divprune_config.selector].sentence,
+        engine=about_engines(facts, revision),
         video=about_videos(facts.name, revision) if facts.takes_videos else "",
         pinning=pin,
         tested=", ".join(TESTED_TRANSFORMERS),
         revision=revision,
-        code_revision=f', code_revision="{facts.tag}"' if facts.tag else "",
         figures=figures(facts.row, facts.divprune_config),
         details=details(facts.row),
         licence=licence_text(facts),
     )
+
+
+def about_engines(facts: CardFacts, revision: str) -> str:
+    """Return the section about vLLM; `revision` is the argument of `from_pretrained` that the examples append."""
+    if facts.divprune_config.positions != "compact":
+        return ORIGINAL_POSITIONS
+    code_revision = f', code_revision="{facts.tag}"' if facts.tag else ""
+    return Template(asset("vllm.md")).substitute(name=facts.name, revision=revision, code_revision=code_revision)
 
 
 def about_videos(name: str, revision: str) -> str:

@@ -145,10 +145,11 @@ class PositionsMixin(Stock):
         lead = getattr(cache, CACHED_LEAD, None)
         if prompt is not None and prompt.placed:
             if any(picks is not None for modality in prompt.placed for picks, _ in prompt.picks[modality]):
-                leads = sum(
+                of_modalities = [
                     leads_of_prompt(placeholders, prompt.picks[modality], prompt.num_prompts)
                     for modality, placeholders in prompt.placed.items()
-                )
+                ]
+                leads = of_modalities[0] if len(of_modalities) == 1 else torch.stack(of_modalities).sum(0)
                 leads = leads if lead is None else leads + lead
                 lead, prompt.lead = leads[:, :-1], leads[:, -1:]
             prompt.placed = {}
