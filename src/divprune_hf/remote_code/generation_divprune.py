@@ -9,6 +9,7 @@ from transformers import Cache, PretrainedConfig
 
 from .compat_generation import GenerationCompat
 from .configuration_divprune import overridden_config
+from .layer_pruning import SEEN, labels_of_kept
 from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Modality, Prompt, check_fit, inputs_of_each_row, to_counts
 from .signatures import MadeFromStock
 from .transformers_surface import HEAD_METHODS
@@ -33,11 +34,36 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
         super().__init__(overridden_config(config, divprune_config))
         # The stock constructor has made the stock inner model: the same weights and modules, without our methods.
         self.model.__class__ = self.inner_class
-        self.model._install_positions()
+        self.model._install_hooks()
 
     def forward(self, **inputs: Any) -> Any:
         """Run the stock forward; the counts go on to the inner model."""
-        return super().forward(**inputs)
+        labels = inputs.get("labels")
+        if labels is None or not self.config.divprune_config.layer:
+            return super().forward(**inputs)
+        return self._forward_with_labels(labels, {**inputs, "labels": None, "return_dict": True})
+
+    def _forward_with_labels(self, labels: torch.Tensor, inputs: dict[str, Any]) -> Any:
+        """Run the stock forward, and compute the loss over the tokens that a deeper layer has kept."""
+        told = SEEN.set(seen := [])
+        try:
+            outputs = super().forward(**inputs)
+        finally:
+            SEEN.reset(told)
+        if seen:
+            labels = labels_of_kept(labels, seen[0])
+        vocab_size = self.config.get_text_config().vocab_size
+        outputs.loss = self.loss_function(logits=outputs.logits, labels=labels, vocab_size=vocab_size)
+        return outputs
+
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Batch continuously as the stock model does, which has one cache length for all layers."""
+        layer = self.config.divprune_config.layer
+        if layer:
+            raise ValueError(
+                f"Got layer={layer} for continuous batching, whose cache has the same length in all layers, expected 0."
+            )
+        return super().generate_batch(*args, **kwargs)
 
     def select_image_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """See the inner model's `select_image_tokens`."""
@@ -69,7 +95,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
             counts = to_counts(inputs.get(modality.counts), modality)
             if inputs.get(modality.pixels) is None:
                 check_fit(sum(placeholders), 0, modality)
-            elif counts is not None:
+            elif counts is not None and not self.config.divprune_config.layer:
                 inputs_of_each_row(placeholders, counts, modality)
             rows[modality] = placeholders
         return rows

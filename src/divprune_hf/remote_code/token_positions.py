@@ -93,12 +93,13 @@ class PositionsMixin(Stock):
 
     def _check_positions_in_generate(self, config: Any, inputs: dict[str, Any]) -> None:
         """Raise a `ValueError` for a prompt that is read in parts, of which one may end within an image."""
-        positions = self.config.divprune_config.positions
+        settings = self.config.divprune_config
         size = inputs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        if positions != "compact" and size is not None:
+        if size is not None and (settings.positions != "compact" or settings.layer):
+            setting = f"layer={settings.layer}" if settings.layer else f"positions={settings.positions!r}"
             raise ValueError(
-                f"Got prefill_chunk_size={size} for a model with positions={positions!r}, expected None: positions are "
-                "known for a whole prompt."
+                f"Got prefill_chunk_size={size} for a model with {setting}, expected None: kept tokens and their "
+                "positions are known for a whole prompt."
             )
 
     def _tell_picks(
@@ -128,13 +129,14 @@ class PositionsMixin(Stock):
         Raises:
             ValueError: it is not known which tokens of which images they are.
         """
-        if self.config.divprune_config.positions == "compact":
+        settings = self.config.divprune_config
+        if settings.positions == "compact" and settings.layer == 0:
             return
-        if modality not in prompt.picks:
+        if modality not in (prompt.pools if settings.layer else prompt.picks):
+            setting = f"layer={settings.layer}" if settings.layer else f"positions={settings.positions!r}"
             raise ValueError(
-                f"Got finished {modality.name} features for a model with positions="
-                f"{self.config.divprune_config.positions!r}, expected {modality.pixels}: the positions of kept tokens "
-                "follow from their selection."
+                f"Got finished {modality.name} features for a model with {setting}, expected {modality.pixels}: where "
+                "kept tokens stand follows from their selection."
             )
         prompt.placed[modality] = self._placeholders(modality, inputs["input_ids"], inputs["inputs_embeds"])
 
