@@ -154,6 +154,35 @@ def test_deeper_layers_hold_fewer_keys_in_fact(family, photos):
     assert layers[1].keys.nbytes * length == layers[0].keys.nbytes * (length - NUM_IMAGE_TOKENS + 5)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_of_one_length_that_keep_different_numbers(family, photos, attention):
+    """Nothing is padded, so that the stock model needs no mask; the shorter row is filled up in front."""
+    model, processor = deep(family, attn_implementation=attention)
+    decoder = decoder_of(family, 1)
+    alone = [
+        solo(processor, PROMPT, {"images": photos[i : i + 1]}, num_tokens=count) for i, count in enumerate((5, 12))
+    ]
+    batch = {name: torch.cat([inputs[name] for inputs in alone]) for name in alone[0] if name != "attention_mask"}
+    assert greedy(model, batch) == [decoder.greedy(inputs) for inputs in alone]
+    labels = batch["input_ids"].masked_fill(batch["input_ids"] == IMAGE_TOKEN_ID, -100)
+    losses = []
+    for inputs, of_row in zip(alone, labels):
+        logits, slots = decoder.logits(*decoder.embed(inputs))
+        losses.append(torch.nn.functional.cross_entropy(logits[:-1], of_row[slots][1:], reduction="none"))
+    expected = torch.cat(losses)
+    outputs = model(**batch, labels=labels)
+    assert outputs.logits.shape[1] == batch["input_ids"].shape[1] - NUM_IMAGE_TOKENS + 12
+    torch.testing.assert_close(outputs.loss, expected[expected != 0].mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_takes_no_room_in_deeper_layers(family, photos):
+    """A text of one word beside a picture: padded to its M placeholders, and to its K tokens from layer 1 on."""
+    model, processor = deep(family)
+    batch = processor(images=photos[:1], text=[PROMPT, "w4"], num_tokens=5, padding=True, return_tensors="pt")
+    outputs = model.generate(**batch, max_new_tokens=1, return_dict_in_generate=True)
+    assert outputs[CACHE].layers[1].keys.shape[-2] == 5 + 4
+
+
 def test_labels_are_those_of_the_tokens_that_stay(prompts):
     family, checkpoint, model, processor, rows = prompts
     decoder, batch = decoder_of(checkpoint, 1, family), batch_of(processor, rows)

@@ -9,7 +9,7 @@ from transformers import Cache, PretrainedConfig
 
 from .compat_generation import GenerationCompat
 from .configuration_divprune import overridden_config
-from .layer_pruning import SEEN, labels_of_kept
+from .layer_pruning import SEEN, Kept, labels_of_kept
 from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Modality, Prompt, check_fit, inputs_of_each_row, to_counts
 from .signatures import MadeFromStock
 from .transformers_surface import HEAD_METHODS
@@ -45,7 +45,8 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
 
     def _forward_with_labels(self, labels: torch.Tensor, inputs: dict[str, Any]) -> Any:
         """Run the stock forward, and compute the loss over the tokens that a deeper layer has kept."""
-        told = SEEN.set(seen := [])
+        seen: list[Kept] = []
+        told = SEEN.set(seen)
         try:
             outputs = super().forward(**inputs)
         finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruning at a deeper layer: `layer=l` drops visual tokens where they enter decoder layer l (paper, its layer ablation).
+"""Pruning at a deeper layer: `layer=l` drops visual tokens where they enter decoder layer l (the paper ablates layers).
 
 The prompt has a placeholder for each of the M visual tokens, and layers 0 to l - 1 see all of them. Hooks in front of
 layers l and above do the rest, and the decoder stays the stock one: in front of layer l the hidden states of each image
@@ -169,7 +169,7 @@ def mask_of_layer(mask: torch.Tensor | None, kept: Kept, step: Step) -> torch.Te
         mask = (all_slots <= all_slots[step.num_slots - step.num_new :, None])[None, None]
     if not isinstance(mask, torch.Tensor) or mask.dim() != 4:
         raise ValueError(
-            "Got an attention mask that cannot be gathered where tokens are dropped at a deeper layer, expected that of "
+            "Got an attention mask that cannot be gathered where a deeper layer drops tokens, expected that of "
             "attn_implementation='sdpa' or 'eager': load the model with one of them."
         )
     width = mask.shape[-1]
