@@ -9,7 +9,8 @@ from transformers import Cache, PretrainedConfig
 
 from .compat_generation import GenerationCompat
 from .configuration_divprune import overridden_config
-from .layer_pruning import SEEN, Kept, labels_of_kept
+from .kept_slots import Kept, labels_of_kept
+from .layer_pruning import SEEN
 from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Modality, Prompt, check_fit, inputs_of_each_row, to_counts
 from .signatures import MadeFromStock
 from .transformers_surface import HEAD_METHODS
