@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, DynamicCache, LlavaModel
 
 from divprune_hf import DivPruneConfig
+from divprune_hf.inference.ask import ask
 from divprune_hf.remote_code.compat_generation import ENCODES_FIRST, SEES_NEW_PICTURES
 from tests.helpers.decoder_by_hand import decoder_of
 from tests.helpers.oracle import first_logits
@@ -200,6 +201,24 @@ def test_labels_are_those_of_the_tokens_that_stay(prompts):
     torch.testing.assert_close(loss.detach(), expected[expected != 0].mean(), rtol=1e-4, atol=1e-5)
     loss.backward()
     assert model.model.multi_modal_projector.linear_1.weight.grad.abs().sum() > 0
+
+
+def test_the_tokens_that_stay_are_told(prompts):
+    family, checkpoint, model, processor, rows = prompts
+    decoder, batch = decoder_of(checkpoint, 1, family), batch_of(processor, rows)
+    padding = (batch["attention_mask"] == 0).sum(-1)
+    for (text, media), slots, shift in zip(rows, model.select_prompt_tokens(**batch), padding):
+        inputs = solo(processor, text, media)
+        assert torch.equal(slots - shift, decoder.logits(*decoder.embed(inputs))[1])
+    text_alone = processor(text="w1 w2", return_tensors="pt")
+    assert [slots.tolist() for slots in model.select_prompt_tokens(**text_alone)] == [[0, 1, 2]]
+
+
+def test_ask_draws_what_a_deeper_layer_keeps(family, photos):
+    model, processor = deep(family)
+    answer = ask(model, processor, photos[0], "w2 w3", max_new_tokens=2)
+    assert (answer.num_kept, answer.num_available) == (9, NUM_IMAGE_TOKENS)
+    assert answer.num_prompt_tokens > NUM_IMAGE_TOKENS
 
 
 def test_keeping_everything_is_the_stock_model_bit_for_bit(case):

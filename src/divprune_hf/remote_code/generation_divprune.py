@@ -22,7 +22,8 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
     Modifications:
     - the inner model is the family's pruned one;
     - `forward` and `generate` take `num_image_tokens_kept`;
-    - `select_image_tokens` is new;
+    - `select_image_tokens` and `select_prompt_tokens` are new;
+    - the loss is that of the tokens that a deeper layer keeps, where `config.divprune_config.layer` is 1 or more;
     - `generate` compares the placeholders of each row with images and counts before it encodes anything;
     - a model that drafts gets only the inputs that it takes.
     """
@@ -46,17 +47,38 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
 
     def _forward_with_labels(self, labels: torch.Tensor, inputs: dict[str, Any]) -> Any:
         """Run the stock forward, and compute the loss over the tokens that a deeper layer has kept."""
-        seen: list[Kept] = []
-        told = SEEN.set(seen)
-        try:
-            outputs = super().forward(**inputs)
-        finally:
-            SEEN.reset(told)
-        if seen:
-            labels = labels_of_kept(labels, seen[0])
+        outputs, kept = self._forward_and_kept(inputs)
+        if kept is not None:
+            labels = labels_of_kept(labels, kept)
         vocab_size = self.config.get_text_config().vocab_size
         outputs.loss = self.loss_function(logits=outputs.logits, labels=labels, vocab_size=vocab_size)
         return outputs
+
+    def _forward_and_kept(self, inputs: dict[str, Any]) -> tuple[Any, Kept | None]:
+        """Run the stock forward; return its outputs and what a deeper layer has kept, None if all."""
+        seen: list[Kept] = []
+        told = SEEN.set(seen)
+        try:
+            return super().forward(**inputs), seen[0] if seen else None
+        finally:
+            SEEN.reset(told)
+
+    @torch.no_grad()
+    def select_prompt_tokens(self, **inputs: Any) -> list[torch.Tensor]:
+        """Return which tokens of each prompt reach the last layer, where `layer` drops some.
+
+        Args:
+            inputs: those of `forward`.
+
+        Returns:
+            A list with one `torch.LongTensor` per row: the indices of its tokens, padding left out where any is
+            dropped.
+        """
+        _, kept = self._forward_and_kept(inputs)
+        if kept is None:
+            batch, length = inputs["input_ids"].shape
+            return [torch.arange(length, device=inputs["input_ids"].device)] * batch
+        return [slots[valid] for slots, valid in zip(kept.slots, kept.valid)]
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Batch continuously as the stock model does, which has one cache length for all layers."""

@@ -110,7 +110,7 @@ class LayerMixin(Stock):
                 f"Got layer={layer} and a call of {modality.name} features or picks "
                 f"{'on its own' if prompt is None else 'of a model that was loaded without it'}, expected a call of "
                 "forward or generate of a model that was loaded with this setting: which tokens are kept is decided "
-                "inside its language model."
+                "inside its language model, and select_prompt_tokens tells."
             )
         prompt.pools[modality] = pool
 

@@ -71,7 +71,7 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, Placeholders
         present = [modality for modality in MODALITIES if inputs.get(modality.pixels) is not None]
         prompt_ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         if not present or (prompt_ids is None) == (embeds is None):
-            return super().forward(**inputs)
+            return self._with_places_used(super().forward(**inputs))
         # Read before the vision tower is launched, so that nothing waits for it.
         rows = {modality: self._placeholders(modality, prompt_ids, embeds).sum(-1).tolist() for modality in present}
         counts = {modality: to_counts(values, modality) for modality, values in zip(MODALITIES, given)}
@@ -80,7 +80,7 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, Placeholders
                 inputs_of_each_row(rows[modality], counts_of_inputs, modality)
         told = PROMPT.set(Prompt(self, rows, counts, num_prompts=len(rows[present[0]])))
         try:
-            return super().forward(**inputs)
+            return self._with_places_used(super().forward(**inputs))
         finally:
             PROMPT.reset(told)
 

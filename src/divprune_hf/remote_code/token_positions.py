@@ -14,6 +14,7 @@ so new tokens and later turns go on from there.
 from typing import Any
 
 import torch
+import transformers
 from torch.nn.functional import pad
 from transformers import Cache
 
@@ -139,6 +140,22 @@ class PositionsMixin(Stock):
                 "kept tokens stand follows from their selection."
             )
         prompt.placed[modality] = self._placeholders(modality, inputs["input_ids"], inputs["inputs_embeds"])
+
+    def _with_places_used(self, outputs: Any) -> Any:
+        """Return the outputs of a forward whose hooks have followed the settings.
+
+        Raises:
+            RuntimeError: they have not run, so that `positions` or `layer` had no effect.
+        """
+        prompt = prompt_of(self)
+        if prompt is not None and prompt.placed:
+            settings = self.config.divprune_config
+            raise RuntimeError(
+                f"Got positions={settings.positions!r} and layer={settings.layer}, but the language model did not run "
+                f"its hooks: transformers {transformers.__version__} seems to call it in another way. Use a release "
+                "that was tested, or the defaults of both settings."
+            )
+        return outputs
 
     def _with_positions(self, language_model: Any, args: tuple, inputs: dict[str, Any]) -> Any:
         """Return the arguments of the language model with the positions of its tokens, as a forward pre-hook."""
