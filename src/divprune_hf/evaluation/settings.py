@@ -106,7 +106,7 @@ def all_settings(
         selectors: names of `SELECTORS`.
         budgets: budgets as users write them.
         num_seeds: the number of seeds for each selector that draws.
-        positions: values of the setting `positions`.
+        positions: values of the setting `positions`, for layer 0; a deeper layer leaves tokens where they are.
         layers: values of the setting `layer`.
 
     Raises:
@@ -116,10 +116,11 @@ def all_settings(
     if {"1", "1.0"} <= set(map(repr, values)):
         raise ValueError("Got the budgets 1 (one token) and 1.0 (all tokens), expected one of them in a run.")
     return [
-        Setting(selector, value, seed, standing, layer)
+        Setting(selector, value, seed, DEFAULT_POSITIONS if layer else standing, layer)
         for value in dict.fromkeys(values)
         for selector in dict.fromkeys(selectors)
         for standing in dict.fromkeys(positions)
         for layer in dict.fromkeys(layers)
+        if layer == 0 or standing == positions[0]
         for seed in (range(num_seeds) if selector_named(selector).uses_seed else [None])
     ]
