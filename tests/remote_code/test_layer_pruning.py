@@ -256,6 +256,8 @@ def test_what_cannot_drop_is_refused(family, photos):
         greedy(model, inputs, prefill_chunk_size=8)
     with pytest.raises(ValueError, match="layer=1 for continuous batching"):
         model.generate_batch([[1, 2, 3]])
+    with pytest.raises(ValueError, match="layer=1 for continuous batching"):
+        model.init_continuous_batching()
     with pytest.raises(ValueError, match="decided inside its language model"):
         model.select_image_tokens(inputs["pixel_values"])
     compact.config.divprune_config.layer = 1

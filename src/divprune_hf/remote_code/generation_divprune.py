@@ -80,14 +80,14 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
             return [torch.arange(length, device=inputs["input_ids"].device)] * batch
         return [slots[valid] for slots, valid in zip(kept.slots, kept.valid)]
 
-    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Batch continuously as the stock model does, which has one cache length for all layers."""
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Prepare continuous batching as the stock model does, whose cache has one length for all layers."""
         layer = self.config.divprune_config.layer
         if layer:
             raise ValueError(
                 f"Got layer={layer} for continuous batching, whose cache has the same length in all layers, expected 0."
             )
-        return super().generate_batch(*args, **kwargs)
+        return super().init_continuous_batching(*args, **kwargs)
 
     def select_image_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """See the inner model's `select_image_tokens`."""
