@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,10 @@ class Selector:
     sentence: str
     uses_seed: bool = False
 
-    def pick(self, images: Images) -> list[torch.Tensor]:
-        """Choose the tokens of each image."""
+    def load(self) -> Callable[[Images], list[torch.Tensor]]:
+        """Import the function that chooses the tokens of each image."""
         file, function = self.function.split(".")
-        return getattr(importlib.import_module(f".{file}", __package__), function)(images)
+        return getattr(importlib.import_module(f".{file}", __package__), function)
 
 
 SELECTORS = {

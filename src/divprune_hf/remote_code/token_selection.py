@@ -9,7 +9,11 @@ from transformers import PretrainedConfig
 from .budget import keep_count
 from .image_views import num_views_of_images
 from .prompt_counts import Modality
-from .selectors import Images, selector_named
+from .selectors import SELECTORS, Images, selector_named
+
+
+# Imported once, and not in a call, which torch.compile could not trace.
+PICK = {name: selector.load() for name, selector in SELECTORS.items()}
 
 
 def feature_list(outputs: Any) -> list[torch.Tensor]:
@@ -59,7 +63,7 @@ def select_tokens(
         image_sizes: (height, width) of LLaVA-NeXT's pictures, which say where the views of the next image begin.
     """
     settings = config.divprune_config
-    selector = selector_named(settings.selector)
+    pick = PICK.get(settings.selector) or selector_named(settings.selector).load()
     if image_sizes is not None and pixels.dim() == 4:
         pixels = pixels.split(num_views_of_images(config, image_sizes))
     pruned = [i for i, features in enumerate(all_features) if counts[i] < len(features)]
@@ -72,5 +76,5 @@ def select_tokens(
         order=settings.order,
         seed=settings.seed,
     )
-    picks_of = dict(zip(pruned, selector.pick(images)))
+    picks_of = dict(zip(pruned, pick(images)))
     return [picks_of.get(i) for i in range(len(counts))]
