@@ -8,9 +8,9 @@ from .transformers_surface import check_methods  # noqa: F401  first: it says wh
 from os import PathLike
 from typing import Any
 
-from transformers import LlavaNextProcessor, LlavaProcessor
+from transformers import BatchFeature, LlavaNextProcessor, LlavaProcessor
 from transformers.image_utils import get_image_size, make_flat_list_of_images, to_numpy_array
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 from transformers.video_utils import make_batched_videos
 
 from .budget import keep_count
@@ -75,6 +75,13 @@ class DivPruneProcessorMixin(CallCompat):
             **kwargs,
         )
         self._hold(divprune_config)
+
+    # Typed arguments: vLLM reads them, and takes any other name for one that a new processor is loaded with.
+    def __call__(
+        self, images: Any = None, text: Any = None, *args: Any, **kwargs: Unpack[DivPruneProcessorKwargs]
+    ) -> BatchFeature:
+        """Process images and text as the stock processor does, with one placeholder per kept token."""
+        return super().__call__(images, text, *args, **kwargs)
 
     def _hold(self, divprune_config: Any) -> None:
         # transformers 4.57 drops config objects when it saves a processor: the stored form is a dict.
