@@ -1,18 +1,16 @@
-"""LLaVA-NeXT-Video where torchvision is missing or was built for another torch: pictures work, videos say what to do."""
+"""LLaVA-NeXT-Video where torchvision is missing or unfit: pictures work, videos say what to install."""
 
-import json
 import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import divprune_hf
 from divprune_hf.remote_code.missing_torchvision import check_torchvision
-from tests.helpers.tiny_models import FAMILY_CLASSES, GRID, PATCH_SIZE, llava_hf_keys, tiny_model, tiny_tokenizer
+from tests.helpers.tiny_models import save_tiny_base_for_pictures
 
 
 pytestmark = pytest.mark.modeling
@@ -22,16 +20,7 @@ pytestmark = pytest.mark.modeling
 def variant(tmp_path_factory):
     """A variant whose files were made without a video processor."""
     base = tmp_path_factory.mktemp("base")
-    model = tiny_model(family="llava_next_video")
-    model.config.save_pretrained(base)
-    save_file({k: v.contiguous() for k, v in llava_hf_keys(model.state_dict()).items()}, base / "model.safetensors")
-    tiny_tokenizer("llava_next_video").save_pretrained(base)
-    size = {"height": 24, "width": 24}
-    image_processor = FAMILY_CLASSES["llava_next"][3](size={"shortest_edge": 24}, crop_size=size, **GRID)
-    image_processor.save_pretrained(base)
-    settings = {"patch_size": PATCH_SIZE, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    settings["processor_class"] = "LlavaNextVideoProcessor"
-    (base / "processor_config.json").write_text(json.dumps(settings))
+    save_tiny_base_for_pictures(base)
     return divprune_hf.convert_checkpoint(base, base.parent / "variant")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from divprune_hf.remote_code.call_arguments import check_call
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.settings import BUDGETS, PER_CALL
+from divprune_hf.remote_code.token_positions import check_positions_in_vllm
 
 
 # The dicts in which transformers' processors take arguments of one kind of input.
@@ -56,6 +57,8 @@ def check_start(processor: Any, config: Any, arguments: Mapping[str, Any] | None
         config: the model's, after `hf_overrides`.
         arguments: the start's `mm_processor_kwargs`.
     """
+    check_positions_in_vllm(config.divprune_config.positions)
+    check_call(processor, dict(arguments or {}))
     for_model, for_processor = (
         DivPruneConfig.merged(block, takes_videos=processor.takes_videos)
         for block in (config.divprune_config, processor.divprune_config)
@@ -65,7 +68,6 @@ def check_start(processor: Any, config: Any, arguments: Mapping[str, Any] | None
             f"Got the budget {for_model.to_block()} for the model and {for_processor.to_block()} for its processor, "
             "expected the same: hf_overrides reach the model alone. Give the budget in mm_processor_kwargs."
         )
-    check_call(processor, dict(arguments or {}))
     for holder in (arguments, *((arguments or {}).get(scope) for scope in SCOPES)):
         budget = of_names(holder, set(PER_CALL))
         DivPruneConfig.merged(processor.divprune_config, budget, takes_videos=processor.takes_videos)

@@ -63,7 +63,7 @@ class DivPruneConfig(PretrainedConfig):
         if getattr(self, "_is_made", False):
             if name in (*IMAGE_BUDGET, *VIDEO_BUDGET):
                 raise ValueError(
-                    f"Got {name}={value!r} for the config of a model alone, expected the same budget for its processor: "
+                    f"Got {name}={value!r} for the config of a model alone, expected one for its processor too: "
                     f"from_pretrained(..., divprune_config={{{name!r}: {value!r}}}) of both, set_budget(model, "
                     f"processor, {name}={value!r}), or in vLLM mm_processor_kwargs={{{name!r}: {value!r}}}."
                 )
