@@ -15,7 +15,6 @@ from PIL import Image
 
 ENGINE = {
     "dtype": "float32",
-    "max_model_len": 512,
     "enforce_eager": True,
     "gpu_memory_utilization": 0.2,  # of a CPU's memory here
     "block_size": 32,

@@ -134,7 +134,9 @@ class Reference:
         text, pictures = request.text, [Image.open(path) for path in request.pictures]
         if as_chat:
             content = [*[{"type": "image"} for _ in pictures], {"type": "text", "text": text}]
-            text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            text = self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
         inputs = self.processor(images=pictures or None, text=text, return_tensors="pt", **request.budget)
         tokens = self.model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
         length = inputs["input_ids"].shape[1]

@@ -100,7 +100,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
         )
         self._hold(divprune_config)
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # more names
         self, images: Any = None, text: Any = None, *args: Any, **kwargs: Unpack[DivPruneVideoProcessorKwargs]
     ) -> BatchFeature:
         """Process images, videos and text as the stock processor does, with one placeholder per kept token."""
