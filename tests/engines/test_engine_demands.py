@@ -71,6 +71,18 @@ def test_placeholders_are_found_by_offsets_and_counted_beforehand(folder, photos
 
 
 @needs_5
+@pytest.mark.parametrize("arguments", [{"num_tokens": 9}, {"images_kwargs": {"num_tokens": 9}}], ids=str)
+def test_the_arguments_of_a_start_are_counted_with(folder, arguments):
+    processor = AutoProcessor.from_pretrained(folder)
+    given = repr(arguments)
+    counted = processor._get_num_multimodal_tokens(image_sizes=[(24, 24), (240, 240)], **arguments)
+    assert counted["num_image_tokens"] == [9, 9] and repr(arguments) == given
+    for wrong in ({"num_token": 9}, {"order": "selection"}, {"images_kwargs": {"num_token": 9}}):
+        with pytest.raises(ValueError, match=f"Got {'order' if 'order' in wrong else 'num_token'}="):
+            processor._get_num_multimodal_tokens(image_sizes=[(24, 24)], **wrong)
+
+
+@needs_5
 def test_the_budget_is_an_argument_of_the_call_and_not_of_loading(folder):
     # vLLM reads this annotation; what is not named there it takes for an argument that a new processor is loaded with.
     processor = AutoProcessor.from_pretrained(folder)

@@ -1,11 +1,15 @@
 """vLLM, offline: every answer is transformers' own, and a setting without effect stops the start or the request."""
 
+import subprocess
+import sys
+
 import pytest
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.common.pocket_llava import pocket_llava
+from tests.helpers.doc_blocks import ROOT, blocks_of
 from tests.helpers.tiny_models import save_tiny_base, save_tiny_base_for_pictures
-from tests.helpers.vllm_processes import Reference, Request, run_jobs
+from tests.helpers.vllm_processes import Reference, Request, environment, run_jobs
 
 
 pytest.importorskip("vllm", reason="vLLM is tested in a stage of its own")
@@ -14,10 +18,13 @@ SCENES = tuple(str(pocket_llava() / "examples" / f"scene_{i:02}.png") for i in r
 BUDGETS = ({}, {"num_tokens": 1}, {"num_tokens": 40}, {"retention_ratio": 0.3}, {"retention_ratio": 1.0})
 ASKED = "USER: {} ASSISTANT:".format
 POCKET = [
-    *(Request(ASKED("<image>\nIs there a red circle?"), (SCENES[i],), BUDGETS[i % 5]) for i in range(10)),
-    *(Request(ASKED("<image>\nHow many squares are there?"), (SCENES[0],), budget) for budget in BUDGETS),
-    *(Request(ASKED("<image>\n<image>\nIs there a star?"), (SCENES[1], SCENES[2]), budget) for budget in BUDGETS),
-    Request(ASKED("Is there a red circle?")),
+    *(Request(ASKED("<image>\nIs there a bag?"), (SCENES[i],), BUDGETS[i % 5]) for i in range(10)),
+    *(Request(ASKED("<image>\nWhat is in row 2 column 2?"), (SCENES[0],), budget) for budget in BUDGETS),
+    *(
+        Request(ASKED("<image>\n<image>\nHow many objects are there?"), (SCENES[1], SCENES[2]), budget)
+        for budget in BUDGETS
+    ),
+    Request(ASKED("Is there a bag?")),
 ]
 TINY = [
     *(Request("w1 <image> w2 w3", (scene,), budget) for scene in SCENES[:2] for budget in BUDGETS),
@@ -201,3 +208,25 @@ def test_the_folder_alone_does_not_start_with_what_would_have_no_effect(folder_a
     # The processes of the engine print why; what they hand over is vLLM's own text.
     assert answers["positions"]["error"] and "Got positions='original' in vLLM" in printed
     assert answers["name"]["error"] and "Got num_token=3, which nothing in this processor takes" in printed
+
+
+def test_the_offline_program_of_the_docs_runs(variants, references, tmp_path):
+    (block,) = (block for block in blocks_of(ROOT / "docs" / "serving.md", "python") if "vllm" in block.text)
+    small = "dtype='float32', enforce_eager=True, gpu_memory_utilization=0.2, "
+    (tmp_path / "offline.py").write_text(block.text.replace("limit_mm_per_prompt", f"{small}limit_mm_per_prompt"))
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "llava-1.5-7b-divprune").symlink_to(variants["pocket"])
+    (tmp_path / "photo.png").symlink_to(SCENES[0])
+    result = subprocess.run(
+        [sys.executable, "offline.py"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    question = Request(ASKED("<image>\nIs there a bag?"), (SCENES[0],), {"num_tokens": 64})
+    tokens = references["pocket"].answer(question)["tokens"]
+    expected = references["pocket"].processor.decode(tokens, skip_special_tokens=True)
+    assert expected.strip() in result.stdout.splitlines()[-1]

@@ -27,24 +27,27 @@ def budgets():
 
 
 def inputs(picture, video_url):
-    """Yield (name, content of a message, part of the refusal)."""
+    """Yield (name, content of a message, part of the refusal); the texts are vLLM's."""
 
     def image_url(url):
-        return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Is there a star?"}]
+        return [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": "How many objects are there?"},
+        ]
 
-    yield "no base64", image_url("data:image/png;base64,!!!"), "image"
+    yield "no base64", image_url("data:image/png;base64,!!!"), "base64"
     yield "no picture", image_url("data:image/png;base64,aGVsbG8="), "image"
     yield "empty picture", image_url("data:image/png;base64,"), "image"
-    yield "local file", image_url("file:///etc/hostname"), "local"
+    yield "a local file", image_url("file:///etc/hostname"), "local"
     yield "four pictures", [picture_part(picture)] * 4, "At most 3 image(s)"
     yield "a video", [{"type": "video_url", "video_url": {"url": video_url}}], "video"
-    yield "too long", [picture_part(picture), {"type": "text", "text": "star " * 1200}], "1024"
+    yield "too long", [picture_part(picture), {"type": "text", "text": "bag " * 1200}], "1024"
     yield "an unknown part", [{"type": "nonsense"}], ""
 
 
 BODIES = {
     "no JSON": "{",
     "no messages": {"model": "m"},
-    "no such model": {"model": "no-such-model", "messages": [{"role": "user", "content": "star"}]},
+    "no such model": {"model": "no-such-model", "messages": [{"role": "user", "content": "bag"}]},
     "no message at all": {"messages": []},
 }

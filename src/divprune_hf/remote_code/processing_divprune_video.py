@@ -15,6 +15,7 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_utils import make_batched_videos
 
 from .budget import keep_count
+from .call_arguments import take_budget
 from .configuration_divprune import DivPruneConfig
 from .missing_torchvision import MissingVideoProcessor, check_torchvision, why_no_torchvision
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
@@ -23,7 +24,6 @@ from .settings import VIDEO_BUDGET
 
 # isort: split
 # transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
-from .call_arguments import check_call  # noqa: F401
 from .compat_processing import CallWithHooks  # noqa: F401
 from .saved_code import save_code  # noqa: F401
 from .selectors import Images  # noqa: F401
@@ -167,7 +167,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
             video_sizes (`list` of (num_frames, height, width), *optional*).
             kwargs: the budgets, and what the parent takes; without a budget the stored one holds.
         """
-        budget = {name: kwargs.pop(name) for name in VIDEO_BUDGET if name in kwargs}
+        budget = take_budget(kwargs, "videos_kwargs", VIDEO_BUDGET)
         data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
         # Without a video processor no count is known, which says that there are no videos.
         if video_sizes is not None and not isinstance(self.video_processor, MissingVideoProcessor):
