@@ -8,7 +8,7 @@ test:  ## the test suite
 
 vllm:  ## the tests of serving, in an environment with vLLM; one process, an engine takes all cores
 	python -c 'import vllm'
-	python -m pytest -n 0 tests/engines
+	python -m pytest -n 0 tests/engines tests/cards/test_cards.py::test_the_vllm_block_runs_on_pocket_llava
 
 lint:  ## ruff and mypy, as CI runs them
 	ruff check . && ruff format --check . && mypy

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from divprune_hf import convert_checkpoint
 from divprune_hf.common.pocket_llava import pocket_llava
+from divprune_hf.remote_code.settings import IMAGE_BUDGET, PER_CALL
 from tests.helpers.doc_blocks import ROOT, blocks_of
 from tests.helpers.tiny_models import save_tiny_base, save_tiny_base_for_pictures
 from tests.helpers.vllm_processes import Reference, Request, environment, run_jobs
@@ -230,3 +232,22 @@ def test_the_offline_program_of_the_docs_runs(variants, references, tmp_path):
     tokens = references["pocket"].answer(question)["tokens"]
     expected = references["pocket"].processor.decode(tokens, skip_special_tokens=True)
     assert expected.strip() in result.stdout.splitlines()[-1]
+
+
+def test_a_new_budget_loads_no_processor(references):
+    # vLLM loads a processor for each new value of an argument that it does not find among those of calls.
+    from vllm.transformers_utils.processor import get_processor_kwargs_keys, get_processor_kwargs_type
+
+    for name, budgets in (("pocket", IMAGE_BUDGET), ("next", IMAGE_BUDGET), ("video", PER_CALL)):
+        of_calls = get_processor_kwargs_keys(get_processor_kwargs_type(references[name].processor))
+        assert set(budgets) <= set(of_calls)
+
+
+def test_the_counts_of_pictures_and_of_videos_go_to_the_model_from_one_prompt(references):
+    from divprune_hf.engines.vllm_model import BudgetProcessor
+
+    processor = object.__new__(BudgetProcessor)  # an engine makes it whole
+    processor.info = SimpleNamespace(get_hf_processor=lambda: references["video"].processor)
+    keys = ["pixel_values", "image_sizes", "num_image_tokens_kept", "num_video_tokens_kept"]
+    owned = processor._partition_keys_by_modality(keys, ["image", "video"])
+    assert owned == {"image": keys[:3], "video": keys[3:]}
