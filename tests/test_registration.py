@@ -40,9 +40,9 @@ IMPORTS = {
 }
 
 
-def run(code, *arguments, start=subprocess.run):
+def run(code, *arguments, start=subprocess.run, **options):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    result = start([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    result = start([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, **options)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -53,7 +53,7 @@ def test_the_import_costs_no_more_than_it_may():
 
 @pytest.mark.parametrize("imports", IMPORTS.values(), ids=list(IMPORTS))
 def test_the_auto_classes_know_ours_without_a_trust_flag(family, imports):
-    output = run(REGISTERED.format(imports=imports), str(family.variant), start=warm_python.run)
+    output = run(REGISTERED.format(imports=imports), str(family.variant), start=warm_python.run, fresh=True)
     assert output.splitlines() == ["divprune_hf divprune_hf divprune_hf divprune_hf", ""]  # and the finder is gone
 
 

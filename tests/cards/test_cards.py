@@ -182,6 +182,12 @@ def test_original_positions_are_told_in_place_of_the_engine_that_refuses_them(tm
     assert "from vllm" in CARDS["pocket-llava"] and "`positions`" not in CARDS["llava-1.5-7b"]
 
 
+def test_a_deeper_layer_is_told(tmp_path):
+    card = convert_checkpoint(pocket_llava(), tmp_path / "variant", {"layer": 2}).joinpath("README.md")
+    text = card.read_text(encoding="utf-8")
+    assert "drops the rest in front of decoder layer 2." in text and "`layer` is 2" in text and "from vllm" not in text
+
+
 def test_the_vllm_block_is_python_and_pins_code_and_weights():
     compile(VLLM_BLOCK, "README.md", "exec")
     pin = f'"v{divprune_hf.__version__}"'

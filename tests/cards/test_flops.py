@@ -6,7 +6,7 @@ import pytest
 from transformers import LlamaConfig
 
 from divprune_hf import keep_count
-from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.cards.flops import prompt_flops, tokens_for_flops
 
 
 SMALL = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
@@ -41,3 +41,25 @@ def test_the_papers_means(text_config, texts, visual, ratio, expected):
 def test_impossible_counts_are_refused(num_kept):
     with pytest.raises(ValueError, match=f"num_kept={num_kept}, expected 0 to 576"):
         prompt_flops(SMALL, 15, 576, num_kept)
+
+
+def test_layers_in_front_of_the_pruned_ones_see_everything():
+    one = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=1)
+    full, pruned = prompt_flops(one, 40, 576), prompt_flops(one, 40, 576, 56)
+    assert prompt_flops(SMALL, 40, 576, 56, layer=3) == 3 * full + 29 * pruned
+    assert prompt_flops(SMALL, 40, 576, 576, layer=3) == prompt_flops(SMALL, 40, 576)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("share", [0.15, 0.5, 1])
+def test_a_share_of_the_flops_pays_for_as_many_tokens_as_fit(layer, share):
+    num_kept = tokens_for_flops(SMALL, 40, 576, share, layer=layer)
+    affordable = share * prompt_flops(SMALL, 40, 576)
+    assert prompt_flops(SMALL, 40, 576, num_kept, layer=layer) <= affordable
+    assert num_kept == 576 or prompt_flops(SMALL, 40, 576, num_kept + 1, layer=layer) > affordable
+
+
+@pytest.mark.parametrize("share", [0, 1.2, -0.1])
+def test_an_impossible_share_is_refused(share):
+    with pytest.raises(ValueError, match="of the FLOPs, expected more than 0 % and at most 100 %"):
+        tokens_for_flops(SMALL, 40, 576, share)

@@ -43,3 +43,17 @@ def test_the_tables_of_positions_are_those_of_their_run():
         if (row["kind"], row["budget"], row["method"]) == ("position", 0.098, "max_min original")
     )
     assert f"the last figure to {of_place['accuracy']:.1%}" in (ROOT / "README.md").read_text().replace("\n", " ")
+
+
+def test_the_table_of_layers_is_that_of_its_run():
+    run = json.loads((RESULTS.parent / "layers" / "results.json").read_text(encoding="utf-8"))
+    labels = {"max_min": "0, compact", "max_min original": "0, original positions"}
+    lines = {}
+    for row in run["means"]:
+        if row["budget"] != 1.0:
+            label = labels.get(row["method"], str(row["layer"]))
+            start = f"| {row['budget']} | {label} | {row['kept_tokens']:.0f} |"
+            low, value, high = (f"{100 * row[name]:.1f}" for name in ("ci_low", "accuracy", "ci_high"))
+            lines[start] = f"{lines.get(start, start)} {value} ({low} to {high}) |"
+            assert abs(row["flop_ratio"] - float(row["budget"][:-1]) / 100) < 0.004
+    assert len(lines) == 10 and all(f"{line}\n" in EVIDENCE for line in lines.values())

@@ -57,7 +57,8 @@ def variants(tmp_path_factory):
     save_tiny_base_for_pictures(bases["video"], head_dim=32)
     made = {name: convert_checkpoint(base, folder / name, {"retention_ratio": 0.25}) for name, base in bases.items()}
     made["pocket"] = convert_checkpoint(pocket_llava(), folder / "pocket")
-    made["original"] = convert_checkpoint(pocket_llava(), folder / "original", {"positions": "original"})
+    for name, setting in (("original", {"positions": "original"}), ("deeper", {"layer": 2})):
+        made[name] = convert_checkpoint(pocket_llava(), folder / name, setting)
     return {name: str(path) for name, path in made.items()}
 
 
@@ -89,6 +90,7 @@ def installed(variants, tmp_path_factory):
             environment={"VLLM_CPU_OMP_THREADS_BIND": "0|1"},  # one machine may be one NUMA node
         ),
         "positions": refused("original"),
+        "layer": refused("deeper"),
         "override": refused(hf_overrides={"divprune_config": {"num_tokens": 13}}),
         "override same form": refused(hf_overrides={"divprune_config": {"retention_ratio": 0.3}}),
         "override unknown": refused(hf_overrides={"divprune_config": {"num_token": 13}}),
@@ -152,6 +154,7 @@ def test_a_bad_request_is_refused_with_our_sentence_and_the_next_one_answered(in
     ("job", "sentence"),
     {
         "positions": "Got positions='original' in vLLM, which makes position ids itself",
+        "layer": "Got layer=2 in vLLM, whose cache has the same length in all layers",
         "override": r"Got num_tokens=13 for the config of a model alone.*mm_processor_kwargs=\{'num_tokens': 13\}",
         "override same form": "Got retention_ratio=0.3 for the config of a model alone",
         "override unknown": "Got divprune setting 'num_token', expected one of",
@@ -184,6 +187,7 @@ def folder_alone(variants, tmp_path_factory):
         },
         "not trusted": {"arguments": {"model": variants["pocket"]}, "requests": []},
         "positions": {"arguments": {"model": variants["original"], **trusted}, "requests": []},
+        "layer": {"arguments": {"model": variants["deeper"], **trusted}, "requests": []},
         "override": {"arguments": {**pocket, "hf_overrides": {"divprune_config": {"num_tokens": 13}}}, "requests": []},
         "name": {"arguments": {**pocket, "mm_processor_kwargs": {"num_token": 3}}, "requests": []},
     }
@@ -210,6 +214,7 @@ def test_the_folder_alone_does_not_start_with_what_would_have_no_effect(folder_a
     assert "Got num_token=3, which nothing in this processor takes" in "\n".join(answers["name"]["error"])
     # The process of the engine prints why; what it hands over is vLLM's own text.
     assert answers["positions"]["error"] and "Got positions='original' in vLLM" in printed
+    assert answers["layer"]["error"] and "Got layer=2 in vLLM" in printed
 
 
 def test_the_offline_program_of_the_docs_runs(variants, references, tmp_path):

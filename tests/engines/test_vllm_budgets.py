@@ -88,7 +88,8 @@ def test_a_start_with_two_minds_about_the_budget_is_refused(processor, config):
         check_start(processor, config, {})
 
 
-def test_a_start_with_original_positions_is_refused(processor, config):
-    config.divprune_config.positions = "original"
-    with pytest.raises(ValueError, match="Got positions='original' in vLLM"):
+@pytest.mark.parametrize(("name", "value"), [("positions", "original"), ("layer", 1)])
+def test_a_start_with_what_vllm_cannot_follow_is_refused(processor, config, name, value):
+    setattr(config.divprune_config, name, value)
+    with pytest.raises(ValueError, match=f"Got {name}={value!r} in vLLM"):
         check_start(processor, config, {})

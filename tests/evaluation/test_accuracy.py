@@ -55,6 +55,40 @@ def test_answers_are_those_of_ask(some_questions):
             assert answered["text_tokens"][index] == alone.num_prompt_tokens - alone.num_kept
 
 
+@pytest.mark.parametrize("settings", [{"positions": "original"}, {"layer": 2}], ids=["positions", "layer"])
+def test_answers_follow_settings_of_the_inside(some_questions, settings):
+    """One loaded model takes them in turn; each answer is that of a model that was loaded so."""
+    questions = [question for question in read_questions(some_questions) if question.kind == "position"]
+    model, processor = load_pruned(pocket_llava(), device="cpu")
+    answers = []
+    for setting in (Setting("max_min", 25), Setting("max_min", 25, **settings), Setting("max_min", 25)):
+        answered = answer_questions(model, processor, questions, setting, batch_size=4, max_new_tokens=8)
+        answers.append(answered["answers"])
+    alone, of_alone = load_pruned(pocket_llava(), device="cpu", num_tokens=25, **settings)
+    for question, answer in zip(questions, answers[1], strict=True):
+        picture = Image.open(question.image).convert("RGB")
+        assert ask(alone, of_alone, picture, question.text, max_new_tokens=8).text == answer
+    assert answers[0] == answers[2] != answers[1]
+
+
+def test_a_share_of_the_flops_is_what_a_prompt_costs(some_questions):
+    questions = read_questions(some_questions)[:2]
+    model, processor = load_pruned(pocket_llava(), device="cpu")
+    text_config = model.config.text_config
+    for layer, share in ((0, 0.1), (0, 0.6), (2, 0.6)):
+        setting = Setting("max_min", f"{share:.0%}", layer=layer)
+        answered = answer_questions(model, processor, questions, setting, batch_size=2, max_new_tokens=2)
+        (kept, _), (text, _) = answered["kept_tokens"], answered["text_tokens"]
+        costs = [prompt_flops(text_config, text, 256, count, layer=layer) for count in (kept, kept + 1)]
+        assert costs[0] <= share * prompt_flops(text_config, text, 256) < costs[1]
+    with pytest.raises(ValueError, match="but one visual token kept from layer 3 on costs"):
+        apply_setting(model, processor, Setting("max_min", "40%", layer=3), questions[0])
+    with pytest.raises(ValueError, match="layer=6 for a language model of 6 layers"):
+        apply_setting(model, processor, Setting("max_min", 0.5, layer=6))
+    with pytest.raises(ValueError, match="without a question"):
+        apply_setting(model, processor, Setting("max_min", "40%"))
+
+
 def test_pictures_of_many_shapes_are_asked_about_in_batches(make_checkpoint, photos, tmp_path):
     """LLaVA-NeXT: every picture has its own number of visual tokens, and is padded to the views of the largest."""
     checkpoint = make_checkpoint(family="llava_next")
@@ -184,6 +218,10 @@ def test_the_folder_of_another_run_is_refused(finished, tmp_path):
         (["--budgets", "1.5"], "retention_ratio=1.5"),
         (["--budgets", "0"], "num_tokens=0"),
         (["--budgets", "half"], "budget 'half'"),
+        (["--budgets", "120%"], "budget '120%'"),
+        (["--budgets", "1e%"], "budget '1e%'"),
+        (["--budgets", "0.5", "--layers", "-1"], "layer=-1"),
+        (["--budgets", "0.5", "--positions", "old"], "invalid choice: 'old'"),
         (["--budgets", "0.1", "--seeds", "0"], "--seeds 0"),
         (["--budgets", "0.1", "--batch-size", "0"], "--batch-size 0"),
         (["--budgets", "0.1", "--dtype", "float33"], "--dtype float33"),

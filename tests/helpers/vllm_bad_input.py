@@ -15,7 +15,13 @@ def budgets():
         yield name, {name: 5}, f"Got {name}=5, which nothing in this processor takes. Did you mean {meant}?"
     for name in ("bogus", "num_image_tokens_kept", "layers"):
         yield name, {name: [300]}, f"Got {name}=[300], which nothing in this processor takes"
-    for name, value in (("order", "selection"), ("selector", "random"), ("seed", 3), ("positions", "original")):
+    for name, value in (
+        ("order", "selection"),
+        ("selector", "random"),
+        ("seed", 3),
+        ("positions", "original"),
+        ("layer", 2),
+    ):
         yield name, {name: value}, f"Got {name}={value!r} in a call of the processor, which takes only the budgets"
     yield "divprune_config", {"divprune_config": {"num_tokens": 5}}, "Got divprune_config="
     for name in ("video_num_tokens", "video_retention_ratio"):

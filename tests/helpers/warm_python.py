@@ -1,7 +1,8 @@
 """`run`, in place of `subprocess.run`, for Python processes that import torch: seconds of their start are saved.
 
 The process is forked from `warm_server.py`. It has the environment, the arguments and the streams that are asked for,
-and imports transformers and the package itself. Not for tests of what a start-up does or imports: those start Python.
+and imports the package itself, and transformers too the first time, or with `fresh=True`. Not for tests of what a
+start-up does or imports: those start Python.
 """
 
 import contextlib
@@ -54,7 +55,7 @@ def server():
 
 
 def run(command, *, env=None, cwd=None, stdin=None, stdout=None, stderr=None, capture_output=False, text=False,
-        timeout=600):  # fmt: skip
+        timeout=600, fresh=False):  # fmt: skip
     """Run `command`, which begins with `sys.executable`; arguments and result are those of `subprocess.run`."""
     environment = dict(os.environ if env is None else env)
     if capture_output:
@@ -70,6 +71,7 @@ def run(command, *, env=None, cwd=None, stdin=None, stdout=None, stderr=None, ca
             "arguments": [os.fsdecode(argument) for argument in command[1:]],
             "environment": environment,
             "directory": os.fspath(cwd or os.getcwd()),
+            "fresh": fresh,
         }
         code = ask(json.dumps(request), streams, timeout)
         outputs = [

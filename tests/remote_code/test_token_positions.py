@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import AttentionInterface, DynamicCache, LlavaModel, StaticCache
+from transformers import AttentionInterface, AutoProcessor, DynamicCache, LlavaModel, StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from divprune_hf import DivPruneConfig, DivPruneLlavaForConditionalGeneration
@@ -224,6 +224,19 @@ def test_what_cannot_stand_is_refused(family, photos):
         finished = {"input_ids": inputs["input_ids"], "mm_encoder_outputs": {"image": encoded}}
         with pytest.raises(ValueError, match="finished image features for a model with positions='original'"):
             model.generate(**finished, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("settings", [ORIGINAL, {"layer": 1}], ids=["positions", "layer"])
+def test_hooks_that_a_release_does_not_run_are_missed(family, photos, monkeypatch, settings):
+    """Otherwise a later transformers could let the setting have no effect, and nobody would know."""
+    model, _ = load(family, divprune_config=settings)
+    processor = AutoProcessor.from_pretrained(family.variant, divprune_config=settings)
+    inputs = processor(images=photos[:1], text=PROMPT_TEXT, return_tensors="pt")
+    for module in (model.model.language_model, model.model.language_model.layers[1]):
+        monkeypatch.setattr(type(module), "__call__", lambda self, *args, **kwargs: self.forward(*args, **kwargs))
+    for call in (lambda: model(**inputs), lambda: greedy(model, inputs)):
+        with pytest.raises(RuntimeError, match="the language model did not run its hooks"):
+            call()
 
 
 def test_an_engine_that_makes_positions_is_refused_before_it_loads(family, monkeypatch):

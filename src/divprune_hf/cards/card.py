@@ -22,6 +22,10 @@ ORIGINAL_POSITIONS = (
     'Each kept token stands at the position that it had among all tokens (`positions` is "original"), which helps\n'
     "with questions about place. Engines that make position ids themselves, such as vLLM, refuse this model.\n"
 )
+DEEPER_LAYER = (
+    "The layers in front of it see all visual tokens (`layer` is {layer}). Engines whose cache has the same length in\n"
+    "all layers, such as vLLM, refuse this model.\n"
+)
 LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
 
 
@@ -78,7 +82,7 @@ class CardFacts:
 
 def render_card(facts: CardFacts) -> str:
     """Return the text of a variant's README.md."""
-    template = Template(asset("variant_card.md"))
+    template, layer = Template(asset("variant_card.md")), facts.divprune_config.layer
     pin = ""
     revision = f', revision="{facts.tag}"' if facts.tag else ""
     if facts.tag:
@@ -92,6 +96,7 @@ def render_card(facts: CardFacts) -> str:
         budget=budget(facts),
         weights=SAVED if facts.saved else OF_THE_BASE,
         choice=SELECTORS[facts.divprune_config.selector].sentence,
+        place=f"in front of decoder layer {layer}" if layer else "before the language model",
         engine=about_engines(facts, revision),
         video=about_videos(facts.name, revision) if facts.takes_videos else "",
         pinning=pin,
@@ -107,6 +112,8 @@ def about_engines(facts: CardFacts, revision: str) -> str:
     """Return the section about vLLM; `revision` is the argument of `from_pretrained` that the examples append."""
     if facts.divprune_config.positions != "compact":
         return ORIGINAL_POSITIONS
+    if facts.divprune_config.layer:
+        return DEEPER_LAYER.format(layer=facts.divprune_config.layer)
     code_revision = f', code_revision="{facts.tag}"' if facts.tag else ""
     return Template(asset("vllm.md")).substitute(name=facts.name, revision=revision, code_revision=code_revision)
 

@@ -23,7 +23,11 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     add_model(evaluate)
     evaluate.add_argument("questions", metavar="QUESTIONS", type=Path, help="a JSON lines file")
     evaluate.add_argument(
-        "--budgets", nargs="+", required=True, metavar="B", help="shares (0.098, 1.0) or numbers (64)"
+        "--budgets",
+        nargs="+",
+        required=True,
+        metavar="B",
+        help="shares (0.098, 1.0) or numbers (64) of visual tokens, or shares of the language model's FLOPs (60%%)",
     )
     add_selectors(evaluate)
     positions = SETTINGS["positions"]
@@ -34,6 +38,9 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         default=[positions.default],
         metavar="P",
         help=f"some of {', '.join(positions.choices or ())}: where kept tokens stand ({positions.default})",
+    )
+    evaluate.add_argument(
+        "--layers", nargs="+", type=int, default=[0], metavar="L", help="decoder layers in front of which to drop (0)"
     )
     evaluate.add_argument("--seeds", type=int, default=1, metavar="N", help="how many draws of `random` (1)")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of this run")

@@ -9,6 +9,7 @@ from typing import Any
 
 from divprune_hf.remote_code.call_arguments import check_call
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.remote_code.layer_pruning import check_layer_in_vllm
 from divprune_hf.remote_code.settings import BUDGETS, PER_CALL
 from divprune_hf.remote_code.token_positions import check_positions_in_vllm
 
@@ -58,6 +59,7 @@ def check_start(processor: Any, config: Any, arguments: Mapping[str, Any] | None
         arguments: the start's `mm_processor_kwargs`.
     """
     check_positions_in_vllm(config.divprune_config.positions)
+    check_layer_in_vllm(config.divprune_config.layer)
     check_call(processor, dict(arguments or {}))
     for_model, for_processor = (
         DivPruneConfig.merged(block, takes_videos=processor.takes_videos)

@@ -36,9 +36,11 @@ class AccuracyRun:
         model: a stock base, which is pruned in memory, or a variant; a folder or the id of a Hub repo.
         questions: a JSON lines file, see `questions.py`.
         out: the folder of this run.
-        budgets: shares ("0.098", "1.0") or numbers of tokens ("64"), as users write them.
+        budgets: shares ("0.098", "1.0"), numbers of tokens ("64"), or shares of the language model's FLOPs over an
+            unpruned prompt ("60%"), as users write them.
         selectors: names of `SELECTORS`.
         positions: values of the setting `positions`.
+        layers: values of the setting `layer`.
         seeds: the number of draws of a selector that draws.
         batch_size: questions at a time.
         max_new_tokens: the longest answer, in tokens.
@@ -53,6 +55,7 @@ class AccuracyRun:
     budgets: Sequence[str]
     selectors: Sequence[str] = field(default_factory=lambda: list(SELECTORS))
     positions: Sequence[str] = (DEFAULT_POSITIONS,)
+    layers: Sequence[int] = (0,)
     seeds: int = 1
     batch_size: int = 24
     max_new_tokens: int = 16
@@ -74,14 +77,12 @@ def measure_accuracy(run: AccuracyRun) -> dict[str, Any]:
     check_plot_packages("divprune-hf evaluate", "matplotlib")
     check_counts(run)
     dtype = parse_dtype(run.dtype)
-    settings = all_settings(run.selectors, run.budgets, run.seeds, run.positions)
+    settings = all_settings(run.selectors, run.budgets, run.seeds, positions=run.positions, layers=run.layers)
     questions = read_questions(run.questions)
     identity = identity_of(run, questions)
     check_run(run.out, identity)
-    # Built for positions of its own; each setting then says which it uses.
-    other = next((name for name in run.positions if name != DEFAULT_POSITIONS), DEFAULT_POSITIONS)
     model, processor = load_pruned(
-        run.model, retention_ratio=1.0, positions=other, device=run.device, revision=run.revision, dtype=dtype
+        run.model, retention_ratio=1.0, device=run.device, revision=run.revision, dtype=dtype
     )
     (run.out / "answers").mkdir(parents=True, exist_ok=True)
     write_whole(run.out / "run.json", json.dumps(identity, indent=1))
@@ -139,6 +140,7 @@ def identity_of(run: AccuracyRun, questions: Sequence[Question]) -> dict[str, An
         "budgets": list(run.budgets),
         "selectors": list(run.selectors),
         "positions": list(run.positions),
+        "layers": list(run.layers),
         "seeds": run.seeds,
         "max_new_tokens": run.max_new_tokens,
         "dtype": run.dtype,

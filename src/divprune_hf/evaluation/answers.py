@@ -8,29 +8,59 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from divprune_hf.cards.flops import tokens_for_flops
 from divprune_hf.evaluation.questions import Question
 from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.ask import chat_prompt
 from divprune_hf.inference.budget import set_budget
 from divprune_hf.inference.pictures import read_picture
+from divprune_hf.remote_code.configuration_divprune import check_layer_exists
 
 
 SELECTION_INPUTS = ("pixel_values", "image_sizes", "num_image_tokens_kept")
 COLUMNS = ("answers", "text_tokens", "visual_tokens", "kept_tokens")
 
 
-def apply_setting(model: Any, processor: Any, setting: Setting) -> None:
+def apply_setting(model: Any, processor: Any, setting: Setting, example: Question | None = None) -> None:
     """Let a loaded model and its processor keep what a setting says.
 
+    Args:
+        model: a pruned model.
+        processor: its processor.
+        setting: what to keep.
+        example: a question whose prompt a share of the FLOPs is turned into a share of the visual tokens for.
+
     Raises:
-        ValueError: the model's own code is older than a setting.
+        ValueError: the model's own code is older than a setting, or it lacks a layer.
     """
-    if not all(hasattr(model.config.divprune_config, name) for name in setting.as_settings()):
+    settings = setting.as_settings()
+    config = model.config.divprune_config
+    if not all(hasattr(config, name) for name in settings):
         raise ValueError("The model's own code is older than these settings: convert the base again.")
-    set_budget(model, processor, **setting.as_budget())
+    set_budget(model, processor, retention_ratio=1.0)
+    ratio = ratio_for_flops(model, processor, setting, example)
+    set_budget(model, processor, **setting.as_budget(ratio))
     config = model.config.divprune_config  # a new one
-    for name, value in setting.as_settings().items():
+    for name, value in settings.items():
         setattr(config, name, value)
+    check_layer_exists(config, model.config.get_text_config())
+    processor.divprune_config = config.to_block()
+    model.model._install_hooks()
+
+
+def ratio_for_flops(model: Any, processor: Any, setting: Setting, example: Question | None) -> float:
+    """Return the share of the visual tokens that a share of the FLOPs pays for, in the prompt of a question; or 1."""
+    if setting.flop_share is None:
+        return 1.0
+    if example is None:
+        raise ValueError(f"Got budget {setting.budget} without a question, expected a share or a number of tokens.")
+    prompt = chat_prompt(processor, "image", example.text)
+    inputs = processor(images=[read_picture(str(example.image))], text=[prompt], return_tensors="pt")
+    (num_available,) = processor.count_image_tokens(inputs)
+    num_text_tokens = inputs["input_ids"].shape[1] - num_available
+    config = model.config.get_text_config()
+    num_kept = tokens_for_flops(config, num_text_tokens, num_available, setting.flop_share, layer=setting.layer)
+    return num_kept / num_available
 
 
 def selection_inputs(inputs: Any) -> dict[str, torch.Tensor]:
@@ -80,7 +110,7 @@ def answer_questions(
     Returns:
         dict of the setting and, one entry per question, what `generate_answers` returns.
     """
-    apply_setting(model, processor, setting)
+    apply_setting(model, processor, setting, example=questions[0])
     order = sorted(range(len(questions)), key=lambda index: str(questions[index].image))
     columns: dict[str, list[Any]] = {name: [None] * len(questions) for name in COLUMNS}
     with tqdm(total=len(questions), desc=setting.label, unit="q", leave=False) as progress:

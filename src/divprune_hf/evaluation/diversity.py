@@ -73,6 +73,8 @@ def measure_diversity(run: DiversityRun) -> dict[str, Any]:
     """
     check_plot_packages("divprune-hf diversity", "matplotlib", "sklearn")
     budget = parse_budget(run.budget)
+    if isinstance(budget, str):
+        raise ValueError(f"Got budget {budget}, expected a share or a number of tokens: nothing is computed from them.")
     settings = {
         name: Setting(name, budget, run.seed if selector_named(name).uses_seed else None) for name in run.selectors
     }

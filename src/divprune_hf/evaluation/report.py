@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from divprune_hf.common.markdown import markdown_table
-from divprune_hf.evaluation.settings import DEFAULT_POSITIONS
 from divprune_hf.remote_code.selectors import SELECTORS
 
 
 # Colours that colour-blind readers can tell apart, and markers for print.
 PALETTE = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
 STYLES = dict(zip(SELECTORS, itertools.cycle(PALETTE)))
+LAYER_COLOURS = ["#7FB8DA", "#9E9E9E", "#C9A227", "#8C564B"]
 LABELS = {name: selector.label for name, selector in SELECTORS.items()}
 
 
@@ -91,11 +91,13 @@ def draw_accuracy(report: dict[str, Any], out: Path) -> None:
         rows = [row for row in report["means"] if row["kind"] == kind]
         for method in dict.fromkeys(map(method_of, rows)):
             line = sorted((row for row in rows if method_of(row) == method), key=lambda row: row["flop_ratio"])
-            selector, positions = line[0]["selector"], line[0].get("positions", DEFAULT_POSITIONS)
-            moved = positions != DEFAULT_POSITIONS
+            selector, moved = line[0]["selector"], method != line[0]["selector"]
             below = [100 * (row["accuracy"] - row["ci_low"]) for row in line]
             above = [100 * (row["ci_high"] - row["accuracy"]) for row in line]
             colour, marker = STYLES[selector]
+            colour = (
+                LAYER_COLOURS[(line[0].get("layer", 0) - 1) % len(LAYER_COLOURS)] if line[0].get("layer") else colour
+            )
             panel.errorbar(
                 [100 * row["flop_ratio"] for row in line],
                 [100 * row["accuracy"] for row in line],
@@ -107,7 +109,7 @@ def draw_accuracy(report: dict[str, Any], out: Path) -> None:
                 linewidth=1.3,
                 linestyle=":" if moved else "-",
                 capsize=2,
-                label=f"{LABELS[selector]}, {positions} positions" if moved else LABELS[selector],
+                label=LABELS[selector] + method.removeprefix(selector).replace(" original", ", original positions"),
             )
         unpruned = [100 * row["accuracy"] for row in rows if row["kept_tokens"] == row["visual_tokens"]]
         if unpruned:

@@ -18,28 +18,43 @@ class Setting:
 
     Args:
         selector: a name of `SELECTORS`.
-        budget: a share of the visual tokens (float) or their number (int).
+        budget: a share of the visual tokens (float), their number (int), or a share of the language model's FLOPs over
+            an unpruned prompt, as text ("60%").
         seed: the seed of a selector that draws.
         positions: a value of the setting `positions`.
+        layer: the decoder layer in front of which tokens are dropped.
 
     Raises:
-        ValueError: no such selector or positions, or an impossible budget or seed.
+        ValueError: no such selector, positions or layer, or an impossible budget or seed.
     """
 
     selector: str
-    budget: float | int
+    budget: float | int | str
     seed: int | None = None
     positions: str = DEFAULT_POSITIONS
+    layer: int = 0
 
     def __post_init__(self) -> None:
-        DivPruneConfig(**self.as_budget(), **self.as_settings())
+        DivPruneConfig(**self.as_budget(0.5), **self.as_settings())
 
     def as_settings(self) -> dict[str, Any]:
         """Return everything but the budget under its name in `DivPruneConfig`."""
-        return {"selector": self.selector, "seed": self.seed or 0, "positions": self.positions}
+        return {
+            "selector": self.selector,
+            "seed": self.seed or 0,
+            "positions": self.positions,
+            "layer": self.layer,
+        }
 
-    def as_budget(self) -> dict[str, Any]:
-        """Return the budget under its name in `DivPruneConfig`."""
+    @property
+    def flop_share(self) -> float | None:
+        """The budget as a share of the FLOPs, if it is one."""
+        return float(self.budget.removesuffix("%")) / 100 if isinstance(self.budget, str) else None
+
+    def as_budget(self, ratio_for_flops: float) -> dict[str, Any]:
+        """Return the budget under its name in `DivPruneConfig`; a share of the FLOPs is `ratio_for_flops` there."""
+        if isinstance(self.budget, str):
+            return {"retention_ratio": ratio_for_flops}
         return {"num_tokens" if isinstance(self.budget, int) else "retention_ratio": self.budget}
 
     @property
@@ -49,8 +64,9 @@ class Setting:
 
     @property
     def method(self) -> str:
-        """The name of the selector, and of the positions where they are not the default."""
-        return self.selector if self.positions == DEFAULT_POSITIONS else f"{self.selector} {self.positions}"
+        """The name of the selector, with positions and layer where they are not the defaults."""
+        positions = "" if self.positions == DEFAULT_POSITIONS else f" {self.positions}"
+        return self.selector + positions + (f" layer {self.layer}" if self.layer else "")
 
     @property
     def label(self) -> str:
@@ -58,16 +74,31 @@ class Setting:
         return f"{self.method} {self.budget}" + ("" if self.seed is None else f" seed {self.seed}")
 
 
-def parse_budget(text: str) -> float | int:
-    """Return a budget as it is written: a share if it has a point or an exponent, otherwise a number of tokens."""
+def parse_budget(text: str) -> float | int | str:
+    """Return a budget as it is written: a share of the tokens (0.098), their number (64), or of the FLOPs ("60%")."""
     try:
+        if text.endswith("%"):
+            share = float(text.removesuffix("%"))
+            if not 0 < share < 100:
+                raise ValueError(f"Got budget {text!r}, expected more than 0% and less than 100% of the FLOPs.")
+            return text
         return float(text) if "." in text or "e" in text.lower() else int(text)
-    except ValueError:
-        raise ValueError(f"Got budget {text!r}, expected a share such as 0.098 or a number of tokens.") from None
+    except ValueError as error:
+        if "FLOPs" in str(error):
+            raise
+        raise ValueError(
+            f"Got budget {text!r}, expected a share such as 0.098, a number of tokens, or a share of the FLOPs such as "
+            "60%."
+        ) from None
 
 
 def all_settings(
-    selectors: Sequence[str], budgets: Sequence[str], num_seeds: int, positions: Sequence[str] = (DEFAULT_POSITIONS,)
+    selectors: Sequence[str],
+    budgets: Sequence[str],
+    num_seeds: int,
+    *,
+    positions: Sequence[str] = (DEFAULT_POSITIONS,),
+    layers: Sequence[int] = (0,),
 ) -> list[Setting]:
     """Return every combination, in the order in which it is run.
 
@@ -75,7 +106,8 @@ def all_settings(
         selectors: names of `SELECTORS`.
         budgets: budgets as users write them.
         num_seeds: the number of seeds for each selector that draws.
-        positions: values of the setting `positions`.
+        positions: values of the setting `positions`, for layer 0; a deeper layer leaves tokens where they are.
+        layers: values of the setting `layer`.
 
     Raises:
         ValueError: no such selector, an impossible budget, or budgets that are easily mistaken for each other.
@@ -84,9 +116,11 @@ def all_settings(
     if {"1", "1.0"} <= set(map(repr, values)):
         raise ValueError("Got the budgets 1 (one token) and 1.0 (all tokens), expected one of them in a run.")
     return [
-        Setting(selector, value, seed, standing)
+        Setting(selector, value, seed, DEFAULT_POSITIONS if layer else standing, layer)
         for value in dict.fromkeys(values)
         for selector in dict.fromkeys(selectors)
         for standing in dict.fromkeys(positions)
+        for layer in dict.fromkeys(layers)
+        if layer == 0 or standing == positions[0]
         for seed in (range(num_seeds) if selector_named(selector).uses_seed else [None])
     ]

@@ -67,7 +67,8 @@ def with_interval(name: str, values: np.ndarray) -> dict[str, float]:
 def flop_ratio(text_config: PretrainedConfig, answered: Mapping[str, Any], chosen: np.ndarray) -> float:
     """Return the language model's FLOPs over the chosen prompts, as a share of those with all visual tokens."""
     columns = [np.array(answered[name])[chosen].tolist() for name in ("text_tokens", "visual_tokens", "kept_tokens")]
-    pruned = sum(prompt_flops(text_config, text, visual, kept) for text, visual, kept in zip(*columns))
+    layer = answered.get("layer", 0)
+    pruned = sum(prompt_flops(text_config, text, visual, kept, layer=layer) for text, visual, kept in zip(*columns))
     return pruned / sum(prompt_flops(text_config, text, visual) for text, visual, _ in zip(*columns))
 
 
@@ -104,7 +105,11 @@ def evaluate(
             for method in methods:
                 settings = [s for s in answered if (s.method, s.budget) == (method, budget)]
                 draws = {setting: bootstrap.accuracies(marks[setting], kind) for setting in settings}
-                of_method = {"selector": settings[0].selector, "positions": settings[0].positions}
+                of_method = {
+                    "selector": settings[0].selector,
+                    "positions": settings[0].positions,
+                    "layer": settings[0].layer,
+                }
                 common: dict[str, Any] = {"budget": budget, "kind": kind, "questions": int(chosen.sum())}
                 common["flop_ratio"] = flop_ratio(text_config, answered[settings[0]], chosen)
                 for setting in settings:

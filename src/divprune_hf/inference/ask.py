@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -98,9 +99,7 @@ def picture_prompt(model: Any, processor: Any, picture: Image.Image, question: s
     """Return the prompt of a question about a picture."""
     text = chat_prompt(processor, "image", question)
     inputs = processor(images=[picture], text=[text], return_tensors="pt").to(model.device, model.dtype)
-    names = ("pixel_values", "image_sizes", "num_image_tokens_kept")
-    (kept,) = model.select_image_tokens(**{name: inputs[name] for name in names if name in inputs})
-    picks = kept.tolist()
+    picks = picks_of(model, inputs, "image")
     (num_available,) = processor.count_image_tokens(inputs)
     return Prompt(inputs, picks, num_available, draw_views(picture, inputs, processor, picks))
 
@@ -110,11 +109,25 @@ def video_prompt(model: Any, processor: Any, frames: np.ndarray, question: str) 
     check_takes_videos(processor.takes_videos, type(model).__name__)
     text = chat_prompt(processor, "video", question)
     inputs = processor(videos=[frames], text=[text], return_tensors="pt").to(model.device, model.dtype)
-    names = ("pixel_values_videos", "num_video_tokens_kept")
-    (kept,) = model.select_video_tokens(**{name: inputs[name] for name in names})
-    picks = kept.tolist()
+    picks = picks_of(model, inputs, "video")
     (num_available,) = processor.count_video_tokens(inputs)
     return Prompt(inputs, picks, num_available, draw_frames(inputs, processor, picks))
+
+
+def picks_of(model: Any, inputs: Any, modality: Literal["image", "video"]) -> list[int]:
+    """Return the indices of the visual tokens that a model keeps of a prompt's only picture or video."""
+    if getattr(model.config.divprune_config, "layer", 0):
+        token_id = model.config.image_token_id if modality == "image" else model.config.video_token_id
+        (slots,) = model.select_prompt_tokens(**inputs)
+        placeholders = (inputs["input_ids"][0] == token_id).nonzero()[:, 0]
+        return torch.isin(placeholders, slots).nonzero()[:, 0].tolist()
+    if modality == "image":
+        names = ["pixel_values", "image_sizes", "num_image_tokens_kept"]
+        (picks,) = model.select_image_tokens(**{name: inputs[name] for name in names if name in inputs})
+    else:
+        names = ["pixel_values_videos", "num_video_tokens_kept"]
+        (picks,) = model.select_video_tokens(**{name: inputs[name] for name in names})
+    return picks.tolist()
 
 
 def check_max_new_tokens(max_new_tokens: int) -> None:

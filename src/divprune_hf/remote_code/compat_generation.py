@@ -74,7 +74,9 @@ class GenerationBefore523(Stock):
             placeholders = self.model._placeholders(modality, *prompt).sum(-1).tolist()
             names = {modality.pixels, modality.counts, *modality.companions} & set(model_kwargs)
             inputs = {name: model_kwargs.pop(name) for name in names}
-            order = repeated_order(modality, placeholders, inputs, expand_size)
+            # Placeholders are all visual tokens where a deeper layer drops some: the counts do not tell images apart.
+            counts = None if self.config.divprune_config.layer else inputs.get(modality.counts)
+            order = repeated_order(modality, placeholders, {**inputs, modality.counts: counts}, expand_size)
             repeated |= {k: None if v is None else torch.as_tensor(v)[order] for k, v in inputs.items()}
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
@@ -105,7 +107,8 @@ def repeated_order(modality: Modality, placeholders: list[int], inputs: dict[str
         elif num_placeholders % num_inputs or sizes_differ:
             raise ValueError(
                 f"Got {num_placeholders} {modality.name} placeholders for {num_inputs} {modality.name}s without "
-                f"`{modality.counts}`, expected the counts that the processor returned: pass them to `generate`."
+                f"`{modality.counts}`, expected the counts that the processor returned: pass them to `generate`. With "
+                "layer=1 or more they do not help: pass one image per row, or use transformers 5.23."
             )
         else:
             counts = [num_placeholders // num_inputs] * num_inputs

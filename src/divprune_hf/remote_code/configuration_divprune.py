@@ -169,7 +169,17 @@ def overridden_config(config: PretrainedConfig, divprune_config: Any) -> Pretrai
     if divprune_config is not None:
         blocks = config.divprune_config, divprune_config
         config.divprune_config = DivPruneConfig.merged(*blocks, takes_videos=config.takes_videos)
+        check_layer_exists(config.divprune_config, config.get_text_config())
     return config
+
+
+def check_layer_exists(divprune_config: DivPruneConfig, text_config: PretrainedConfig) -> None:
+    """Raise a `ValueError` unless the language model has the layer in front of which tokens are to be dropped."""
+    if divprune_config.layer and divprune_config.layer >= text_config.num_hidden_layers:
+        raise ValueError(
+            f"Got layer={divprune_config.layer} for a language model of {text_config.num_hidden_layers} layers, "
+            f"expected 0 to {text_config.num_hidden_layers - 1}."
+        )
 
 
 class DivPruneConfigMixin(Stock):
@@ -182,6 +192,7 @@ class DivPruneConfigMixin(Stock):
 
     def _hold(self, divprune_config: Any, family: str) -> None:
         self.divprune_config = DivPruneConfig.merged(divprune_config, takes_videos=self.takes_videos)
+        check_layer_exists(self.divprune_config, self.get_text_config())
         # The releases that this code was tested with; a file may speak of another copy of the code.
         self.divprune_tested_transformers = list(TESTED_TRANSFORMERS)
         if getattr(self, "auto_map", None) is None:

@@ -9,6 +9,8 @@ from transformers import Cache, PretrainedConfig
 
 from .compat_generation import GenerationCompat
 from .configuration_divprune import overridden_config
+from .kept_slots import Kept, labels_of_kept
+from .layer_pruning import SEEN
 from .prompt_counts import IMAGE, MODALITIES, PROMPT, VIDEO, Modality, Prompt, check_fit, inputs_of_each_row, to_counts
 from .signatures import MadeFromStock
 from .transformers_surface import HEAD_METHODS
@@ -20,7 +22,8 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
     Modifications:
     - the inner model is the family's pruned one;
     - `forward` and `generate` take `num_image_tokens_kept`;
-    - `select_image_tokens` is new;
+    - `select_image_tokens` and `select_prompt_tokens` are new;
+    - the loss is that of the tokens that a deeper layer keeps, where `config.divprune_config.layer` is 1 or more;
     - `generate` compares the placeholders of each row with images and counts before it encodes anything;
     - a model that drafts gets only the inputs that it takes.
     """
@@ -33,11 +36,58 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
         super().__init__(overridden_config(config, divprune_config))
         # The stock constructor has made the stock inner model: the same weights and modules, without our methods.
         self.model.__class__ = self.inner_class
-        self.model._install_positions()
+        self.model._install_hooks()
 
     def forward(self, **inputs: Any) -> Any:
         """Run the stock forward; the counts go on to the inner model."""
-        return super().forward(**inputs)
+        labels = inputs.get("labels")
+        if labels is None or not self.config.divprune_config.layer:
+            return super().forward(**inputs)
+        return self._forward_with_labels(labels, {**inputs, "labels": None, "return_dict": True})
+
+    def _forward_with_labels(self, labels: torch.Tensor, inputs: dict[str, Any]) -> Any:
+        """Run the stock forward, and compute the loss over the tokens that a deeper layer has kept."""
+        outputs, kept = self._forward_and_kept(inputs)
+        if kept is not None:
+            labels = labels_of_kept(labels, kept)
+        vocab_size = self.config.get_text_config().vocab_size
+        outputs.loss = self.loss_function(logits=outputs.logits, labels=labels, vocab_size=vocab_size)
+        return outputs
+
+    def _forward_and_kept(self, inputs: dict[str, Any]) -> tuple[Any, Kept | None]:
+        """Run the stock forward; return its outputs and what a deeper layer has kept, None if all."""
+        seen: list[Kept] = []
+        told = SEEN.set(seen)
+        try:
+            return super().forward(**inputs), seen[0] if seen else None
+        finally:
+            SEEN.reset(told)
+
+    @torch.no_grad()
+    def select_prompt_tokens(self, **inputs: Any) -> list[torch.Tensor]:
+        """Return which tokens of each prompt reach the last layer, where `layer` drops some.
+
+        Args:
+            inputs: those of `forward`.
+
+        Returns:
+            A list with one `torch.LongTensor` per row: the indices of its tokens, padding left out where any is
+            dropped.
+        """
+        _, kept = self._forward_and_kept(inputs)
+        if kept is None:
+            batch, length = inputs["input_ids"].shape
+            return [torch.arange(length, device=inputs["input_ids"].device)] * batch
+        return [slots[valid] for slots, valid in zip(kept.slots, kept.valid)]
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Prepare continuous batching as the stock model does, whose cache has one length for all layers."""
+        layer = self.config.divprune_config.layer
+        if layer:
+            raise ValueError(
+                f"Got layer={layer} for continuous batching, whose cache has the same length in all layers, expected 0."
+            )
+        return super().init_continuous_batching(*args, **kwargs)
 
     def select_image_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
         """See the inner model's `select_image_tokens`."""
@@ -69,7 +119,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
             counts = to_counts(inputs.get(modality.counts), modality)
             if inputs.get(modality.pixels) is None:
                 check_fit(sum(placeholders), 0, modality)
-            elif counts is not None:
+            elif counts is not None and not self.config.divprune_config.layer:
                 inputs_of_each_row(placeholders, counts, modality)
             rows[modality] = placeholders
         return rows

@@ -16,6 +16,8 @@ from .budget import check_ratio  # noqa: F401
 from .checkpoint_keys import read_base_checkpoints  # noqa: F401
 from .compat_generation import GenerationBefore523  # noqa: F401
 from .fast_distances import cosine_distances  # noqa: F401
+from .kept_slots import Kept  # noqa: F401
+from .layer_pruning import Pool  # noqa: F401
 from .max_min import pick_max_min  # noqa: F401
 from .max_min_fast import select_diverse_tokens  # noqa: F401
 from .max_min_long import pick_by_blocks  # noqa: F401

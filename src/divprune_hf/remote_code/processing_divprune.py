@@ -120,8 +120,13 @@ class DivPruneProcessorMixin(CallCompat):
         budget = take_budget(kwargs, "images_kwargs", IMAGE_BUDGET)
         data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
         if data.num_image_tokens is not None:
-            data.num_image_tokens = self.image_tokens_kept(data.num_image_tokens, **budget)
+            kept = self.image_tokens_kept(data.num_image_tokens, **budget)
+            data.num_image_tokens = self._in_prompt(data.num_image_tokens, kept)
         return data
+
+    def _in_prompt(self, num_available: list[int], kept: list[int]) -> list[int]:
+        """Return the placeholders of each image or video: K, or M where a deeper layer drops tokens."""
+        return num_available if self.divprune_config.get("layer") else kept
 
     @property
     def model_input_names(self) -> list[str]:
@@ -160,9 +165,10 @@ class DivPruneProcessorMixin(CallCompat):
         """Return what the model needs of the images, and each one's placeholders. A hook of transformers 5."""
         budget = {name: kwargs.pop(name) for name in IMAGE_BUDGET if name in kwargs}
         image_inputs = self.image_processor(images, **kwargs)
-        kept = self.image_tokens_kept(self.count_image_tokens(image_inputs), **budget)
+        num_available = self.count_image_tokens(image_inputs)
+        kept = self.image_tokens_kept(num_available, **budget)
         image_inputs["num_image_tokens_kept"] = kept
-        return image_inputs, [self.image_token * count for count in kept]
+        return image_inputs, [self.image_token * count for count in self._in_prompt(num_available, kept)]
 
     def validate_inputs(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> None:
         """Check inputs as the parent does, after placeholders are counted. A hook of transformers 5."""

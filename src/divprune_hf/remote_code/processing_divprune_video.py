@@ -155,9 +155,10 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
                 "sample as many frames from every video, or call once per video."
             )
         video_inputs["pixel_values_videos"] = torch.stack(list(pixels))
-        kept = self.video_tokens_kept(self.count_video_tokens(video_inputs), **budget)
+        num_available = self.count_video_tokens(video_inputs)
+        kept = self.video_tokens_kept(num_available, **budget)
         video_inputs["num_video_tokens_kept"] = kept
-        return video_inputs, [self.video_token * count for count in kept]
+        return video_inputs, [self.video_token * count for count in self._in_prompt(num_available, kept)]
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, video_sizes: Any = None, **kwargs: Any) -> Any:
         """Count visual tokens as the parent does, but the kept ones of images and of videos.
@@ -177,7 +178,7 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
                 frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
                 video_inputs = self.video_processor([frame], do_sample_frames=False, return_tensors="pt")
                 available.append(num_frames * self.count_video_tokens(video_inputs)[0])
-            data.num_video_tokens = self.video_tokens_kept(available, **budget)
+            data.num_video_tokens = self._in_prompt(available, self.video_tokens_kept(available, **budget))
         return data
 
     def _check_inputs(self, images: Any, text: Any, videos: Any) -> None:

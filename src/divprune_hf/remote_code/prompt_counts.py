@@ -57,6 +57,9 @@ class Prompt:
         picks: of each modality whose features were made, for each input its picks, None if all are kept, and M.
         placed: of each modality whose features were just put in place, where: bool, `(batch, sequence)`.
         lead: the position of the next token minus its slot, int64, `(batch, 1)`, until it is kept with the cache.
+        pools: of each modality whose tokens a deeper layer drops, what it chooses from (layer_pruning.py).
+        padding: the attention mask, `(batch, sequence)`, if the language model got one of this form.
+        kept: the tokens that the deeper layers hold, while they read the prompt.
     """
 
     model: Any
@@ -67,6 +70,9 @@ class Prompt:
     picks: dict[Modality, list[tuple[Any, int]]] = field(default_factory=dict)
     placed: dict[Modality, Any] = field(default_factory=dict)
     lead: Any = None
+    pools: dict[Modality, Any] = field(default_factory=dict)
+    padding: Any = None
+    kept: Any = None
 
 
 # Per thread and per task: a plain attribute of the model would mix up threads.

@@ -13,6 +13,7 @@ import torch
 from transformers import PretrainedConfig
 
 from .configuration_divprune import overridden_config
+from .layer_pruning import LayerMixin, Pool
 from .no_waiting import PlaceholdersWithoutWaiting
 from .prompt_counts import (
     IMAGE,
@@ -32,7 +33,7 @@ from .token_selection import feature_list, kept_counts, select_tokens
 from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS
 
 
-class DivPruneModelMixin(MadeFromStock, PositionsMixin, PlaceholdersWithoutWaiting):
+class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, PlaceholdersWithoutWaiting):
     """Common part of the families' inner models.
 
     Modifications:
@@ -41,6 +42,8 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, PlaceholdersWithoutWaiti
       writes; without it the budget is `config.divprune_config`;
     - `select_image_tokens` is new;
     - the language model gets position ids with gaps where `config.divprune_config.positions` is "original";
+    - all features reach the language model, and a deeper layer drops tokens, where `config.divprune_config.layer` is 1
+      or more: its hidden states and the logits are those of the tokens that stay;
     - a prompt that does not fit the features, row by row, raises one clear `ValueError`.
     """
 
@@ -55,7 +58,12 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, PlaceholdersWithoutWaiti
 
     def __init__(self, config: PretrainedConfig, divprune_config: Any = None) -> None:
         super().__init__(overridden_config(config, divprune_config))
+        self._install_hooks()
+
+    def _install_hooks(self) -> None:
+        """Let the language model follow settings that concern its inside; a head's constructor calls it too."""
         self._install_positions()
+        self._install_layer()
 
     def forward(self, **inputs: Any) -> Any:
         """Run the stock forward on the kept features; a ContextVar tells `get_image_features` about the prompt."""
@@ -63,16 +71,16 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, PlaceholdersWithoutWaiti
         present = [modality for modality in MODALITIES if inputs.get(modality.pixels) is not None]
         prompt_ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         if not present or (prompt_ids is None) == (embeds is None):
-            return super().forward(**inputs)
+            return self._with_places_used(super().forward(**inputs))
         # Read before the vision tower is launched, so that nothing waits for it.
         rows = {modality: self._placeholders(modality, prompt_ids, embeds).sum(-1).tolist() for modality in present}
         counts = {modality: to_counts(values, modality) for modality, values in zip(MODALITIES, given)}
         for modality in present:
-            if (counts_of_inputs := counts[modality]) is not None:
+            if (counts_of_inputs := counts[modality]) is not None and not self.config.divprune_config.layer:
                 inputs_of_each_row(rows[modality], counts_of_inputs, modality)
         told = PROMPT.set(Prompt(self, rows, counts, num_prompts=len(rows[present[0]])))
         try:
-            return super().forward(**inputs)
+            return self._with_places_used(super().forward(**inputs))
         finally:
             PROMPT.reset(told)
 
@@ -143,10 +151,15 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, PlaceholdersWithoutWaiti
         pixels = [inputs.pop(name) for name in (modality.pixels, IMAGE.pixels) if name in inputs]
         outputs = get_all_features(*pixels, **inputs)
         all_features = feature_list(outputs)
-        counts = kept_counts(self.config, modality, [len(features) for features in all_features], counts)
+        num_available = [len(features) for features in all_features]
+        counts = kept_counts(self.config, modality, num_available, counts)
+        in_prompt = num_available if self.config.divprune_config.layer else counts
         if prompt is not None and rows is not None:
-            inputs_of_each_row(rows, counts, modality)
+            inputs_of_each_row(rows, in_prompt, modality)
             prompt.fitting.add(modality)
+        if self.config.divprune_config.layer:
+            self._tell_pool(modality, Pool(num_available, counts, pixels[0], inputs.get("image_sizes")))
+            return outputs, all_features, [None] * len(counts)
         return outputs, all_features, self._select(all_features, counts, pixels[0], inputs.get("image_sizes"))
 
     def _select(self, *arguments: Any) -> list[torch.Tensor | None]:

@@ -64,6 +64,15 @@ def check_positions(name: str, value: Any) -> None:
         )
 
 
+def check_layer(name: str, value: Any) -> None:
+    """Raise a `ValueError` unless `value` is a whole number of at least 0."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 0:
+        raise ValueError(
+            f"Got {name}={value!r}, expected a whole number of at least 0: the decoder layer in front of which visual "
+            "tokens are dropped, 0 for before the language model."
+        )
+
+
 def check_selector(name: str, value: Any) -> None:
     """Raise a `ValueError` unless `value` is one of `SELECTORS`."""
     selector_named(value)
@@ -110,6 +119,14 @@ SETTINGS: dict[str, Setting] = {
         choices=POSITIONS,
         written=False,
     ),
+    "layer": Setting(
+        kind=int,
+        check=check_layer,
+        help="decoder layer in front of which tokens are dropped, on its hidden states; 0 is before the language model",
+        default=0,
+        metavar="L",
+        written=False,
+    ),
     "video_retention_ratio": Setting(
         kind=float,
         check=check_ratio,
@@ -153,7 +170,8 @@ PER_CALL = tuple(name for name, setting in SETTINGS.items() if setting.per_call)
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Raise a `ValueError` for a name that is not in the table, and for a value that its entry refuses.
+    """Raise a `ValueError` for a name that is not in the table, and for a value that its entry refuses or that has no
+    effect beside others.
 
     Args:
         settings: values by name; None stands for a setting that is not given.
@@ -164,3 +182,9 @@ def check_settings(settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if value is not None:
             SETTINGS[name].check(name, value)
+    for name in ("order", "positions") if settings.get("layer") else ():
+        if settings.get(name) not in (None, SETTINGS[name].default):
+            raise ValueError(
+                f"Got {name}={settings[name]!r} with layer={settings['layer']}, which has no effect, expected one of "
+                "them: tokens that are dropped at a deeper layer leave the others in their order, at their positions."
+            )

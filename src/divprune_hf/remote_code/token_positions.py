@@ -14,6 +14,7 @@ so new tokens and later turns go on from there.
 from typing import Any
 
 import torch
+import transformers
 from torch.nn.functional import pad
 from transformers import Cache
 
@@ -99,12 +100,13 @@ class PositionsMixin(Stock):
 
     def _check_positions_in_generate(self, config: Any, inputs: dict[str, Any]) -> None:
         """Raise a `ValueError` for a prompt that is read in parts, of which one may end within an image."""
-        positions = self.config.divprune_config.positions
+        settings = self.config.divprune_config
         size = inputs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        if positions != "compact" and size is not None:
+        if size is not None and (settings.positions != "compact" or settings.layer):
+            setting = f"layer={settings.layer}" if settings.layer else f"positions={settings.positions!r}"
             raise ValueError(
-                f"Got prefill_chunk_size={size} for a model with positions={positions!r}, expected None: positions are "
-                "known for a whole prompt."
+                f"Got prefill_chunk_size={size} for a model with {setting}, expected None: kept tokens and their "
+                "positions are known for a whole prompt."
             )
 
     def _tell_picks(
@@ -134,15 +136,32 @@ class PositionsMixin(Stock):
         Raises:
             ValueError: it is not known which tokens of which images they are.
         """
-        if self.config.divprune_config.positions == "compact":
+        settings = self.config.divprune_config
+        if settings.positions == "compact" and settings.layer == 0:
             return
-        if modality not in prompt.picks:
+        if modality not in (prompt.pools if settings.layer else prompt.picks):
+            setting = f"layer={settings.layer}" if settings.layer else f"positions={settings.positions!r}"
             raise ValueError(
-                f"Got finished {modality.name} features for a model with positions="
-                f"{self.config.divprune_config.positions!r}, expected {modality.pixels}: the positions of kept tokens "
-                "follow from their selection."
+                f"Got finished {modality.name} features for a model with {setting}, expected {modality.pixels}: where "
+                "kept tokens stand follows from their selection."
             )
         prompt.placed[modality] = self._placeholders(modality, inputs["input_ids"], inputs["inputs_embeds"])
+
+    def _with_places_used(self, outputs: Any) -> Any:
+        """Return the outputs of a forward whose hooks have followed the settings.
+
+        Raises:
+            RuntimeError: they have not run, so that `positions` or `layer` had no effect.
+        """
+        prompt = prompt_of(self)
+        if prompt is not None and prompt.placed:
+            settings = self.config.divprune_config
+            raise RuntimeError(
+                f"Got positions={settings.positions!r} and layer={settings.layer}, but the language model did not run "
+                f"its hooks: transformers {transformers.__version__} seems to call it in another way. Use a release "
+                "that was tested, or the defaults of both settings."
+            )
+        return outputs
 
     def _with_positions(self, language_model: Any, args: tuple, inputs: dict[str, Any]) -> Any:
         """Return the arguments of the language model with the positions of its tokens, as a forward pre-hook."""
