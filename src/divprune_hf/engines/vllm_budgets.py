@@ -50,6 +50,20 @@ def without(arguments: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in names}
 
 
+def check_arguments(processor: Any, arguments: Mapping[str, Any] | None) -> None:
+    """Raise a `ValueError` for arguments of a start or of a request that have no effect, or an impossible budget.
+
+    Args:
+        processor: a pruned model's.
+        arguments: `mm_processor_kwargs`.
+    """
+    given = dict(arguments or {})
+    check_call(processor, given)
+    for holder in (given, *(given.get(scope) for scope in SCOPES)):
+        budget = of_names(holder, set(PER_CALL))
+        DivPruneConfig.merged(processor.divprune_config, budget, takes_videos=processor.takes_videos)
+
+
 def check_start(processor: Any, config: Any, arguments: Mapping[str, Any] | None) -> None:
     """Raise a `ValueError` for settings of an engine's start that would have no effect, or no possible one.
 
@@ -60,7 +74,7 @@ def check_start(processor: Any, config: Any, arguments: Mapping[str, Any] | None
     """
     check_positions_in_vllm(config.divprune_config.positions)
     check_layer_in_vllm(config.divprune_config.layer)
-    check_call(processor, dict(arguments or {}))
+    check_arguments(processor, arguments)
     for_model, for_processor = (
         DivPruneConfig.merged(block, takes_videos=processor.takes_videos)
         for block in (config.divprune_config, processor.divprune_config)
@@ -70,6 +84,3 @@ def check_start(processor: Any, config: Any, arguments: Mapping[str, Any] | None
             f"Got the budget {for_model.to_block()} for the model and {for_processor.to_block()} for its processor, "
             "expected the same: hf_overrides reach the model alone. Give the budget in mm_processor_kwargs."
         )
-    for holder in (arguments, *((arguments or {}).get(scope) for scope in SCOPES)):
-        budget = of_names(holder, set(PER_CALL))
-        DivPruneConfig.merged(processor.divprune_config, budget, takes_videos=processor.takes_videos)

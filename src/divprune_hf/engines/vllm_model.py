@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from divprune_hf.engines.vllm_budgets import check_start, with_budget_of_request
+from divprune_hf.engines.vllm_budgets import check_arguments, check_start, with_budget_of_request
 
 
 try:
@@ -65,12 +65,18 @@ class BudgetProcessor(Processor):
 
     Modifications:
     - it is not made for settings of the start that have no effect;
+    - the arguments of a request are checked before it is looked for in a cache, which takes some for none;
     - the counts of a prompt with pictures and videos both go to the model.
     """
 
     def __init__(self, info: Any, *args: Any, **kwargs: Any) -> None:
         check_start(info.get_hf_processor(), info.get_hf_config(), info.ctx.get_mm_config().mm_processor_kwargs)
         super().__init__(info, *args, **kwargs)
+
+    def apply(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Process a prompt and its pictures."""
+        check_arguments(self.info.get_hf_processor(), inputs.hf_processor_mm_kwargs)
+        return super().apply(inputs, *args, **kwargs)
 
     def _get_modality_field_names(self, modality: str) -> set[str]:
         """Return the names of the processor's outputs that belong to pictures, or to videos."""
