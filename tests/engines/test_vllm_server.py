@@ -106,6 +106,11 @@ def test_without_special_tokens_a_chat_prompt_is_one_shorter(server, expect):
     assert answer["usage"]["prompt_tokens"] == expect(PROBE)["prompt"] - 1
 
 
+def test_a_request_without_pictures_is_answered_whatever_its_budget(server, expect):
+    without = Request(QUESTIONS[0])
+    assert server.answer(Request(without.text, budget={"num_tokens": 0})) == expect(without)
+
+
 @pytest.mark.parametrize(("budget", "sentence"), [pytest.param(*rest, id=name) for name, *rest in budgets()])
 def test_a_bad_budget_gets_a_4xx_with_our_sentence(server, probe, budget, sentence):
     status, answer = server.chat(Request(QUESTIONS[0], (SCENES[0],)), mm_processor_kwargs=budget)
