@@ -1,10 +1,14 @@
-.PHONY: install test lint cards docs demo
+.PHONY: install test vllm lint cards docs demo
 
 install:  ## everything for development, in the current environment
 	python -m pip install -e '.[dev]'
 
 test:  ## the test suite
 	python -m pytest
+
+vllm:  ## the tests of serving, in an environment with vLLM; one process, an engine takes all cores
+	python -c 'import vllm'
+	python -m pytest -n 0 tests/engines tests/cards/test_cards.py::test_the_vllm_block_runs_on_pocket_llava
 
 lint:  ## ruff and mypy, as CI runs them
 	ruff check . && ruff format --check . && mypy

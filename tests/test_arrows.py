@@ -18,6 +18,7 @@ ARROWS = {
     "cards": {"common", "remote_code", "checkpoints"},
     "publishing": {"common", "remote_code", "checkpoints", "cards"},
     "inference": {"common", "remote_code", "checkpoints"},
+    "engines": {"checkpoints.families", "remote_code"},
     "evaluation": {"common", "remote_code", "inference", "cards.flops"},
     "benchmarks": {
         *("common", "remote_code", "inference", "registration"),

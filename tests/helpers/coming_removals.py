@@ -22,7 +22,9 @@ OURS = (f"{Path(__file__).parents[2] / 'src'}/", "/transformers_modules/")
 # Whose frames say nothing about who asked: libraries, and this file.
 LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", __file__)
 # Lines that hand on what somebody else has given, and add nothing.
-HANDS_ON = re.compile(r"super\(\)\.\w+\(\*\*inputs\)|ProcessorMixin\.__call__\(self, |method\(self, ")
+HANDS_ON = re.compile(
+    r"super\(\)\.\w+\(\*\*inputs\)|(super\(\)|ProcessorMixin)\.__call__\((self, )?images, text, |method\(self, "
+)
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,12 @@ FAMILY_ARGUMENTS = {
 }
 
 
-def tiny_config(tower="clip", language="llama", family="llava"):
+def tiny_config(tower="clip", language="llama", family="llava", head_dim=None):
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     vision_config = TOWER_CONFIGS[tower](**sizes, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
     text_config = LANGUAGE_CONFIGS[language](
         **sizes,
+        **({} if head_dim is None else {"head_dim": head_dim}),
         num_key_value_heads=2,
         vocab_size=VOCAB_SIZE,
         max_position_embeddings=512,
@@ -90,9 +91,9 @@ def tiny_config(tower="clip", language="llama", family="llava"):
     )
 
 
-def tiny_model(tower="clip", language="llama", family="llava", seed=0):
+def tiny_model(tower="clip", language="llama", family="llava", seed=0, head_dim=None):
     torch.manual_seed(seed)
-    model = FAMILY_CLASSES[family][1](tiny_config(tower, language, family)).eval()
+    model = FAMILY_CLASSES[family][1](tiny_config(tower, language, family, head_dim)).eval()
     with torch.no_grad():
         for parameter in model.model.multi_modal_projector.parameters():
             parameter.normal_(std=0.5)
@@ -161,12 +162,14 @@ def llava_hf_keys(state_dict):
     return renamed
 
 
-def save_tiny_base(folder, tower="clip", language="llama", family="llava", layout="llava_hf", num_shards=1, seed=0):
+def save_tiny_base(
+    folder, tower="clip", language="llama", family="llava", layout="llava_hf", num_shards=1, **shape_and_seed
+):
     """Write a stock checkpoint and return its model.
 
     `layout` names the keys of the weights: `"llava_hf"` as on the Hub, `"module"` as the modules are called.
     """
-    model = tiny_model(tower, language, family, seed)
+    model = tiny_model(tower, language, family, **shape_and_seed)
     model.config.architectures = [FAMILY_CLASSES[family][1].__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -184,3 +187,23 @@ def save_tiny_base(folder, tower="clip", language="llama", family="llava", layou
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     tiny_processor(tower, family).save_pretrained(folder)
     return model
+
+
+def save_tiny_base_for_pictures(folder, **shape_and_seed):
+    """Write a stock LLaVA-NeXT-Video without the settings of its video processor, which torchvision is needed for."""
+    model = tiny_model(family="llava_next_video", **shape_and_seed)
+    model.config.architectures = ["LlavaNextVideoForConditionalGeneration"]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    weights = {name: weight.contiguous() for name, weight in llava_hf_keys(model.state_dict()).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    tiny_tokenizer("llava_next_video").save_pretrained(folder)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    LlavaNextImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, **GRID).save_pretrained(folder)
+    settings = {
+        "processor_class": "LlavaNextVideoProcessor",
+        "patch_size": PATCH_SIZE,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+    }
+    (folder / "processor_config.json").write_text(json.dumps(settings))

@@ -1,7 +1,9 @@
 """`DivPruneConfig` and the family configs: validated, merged, saved and loaded."""
 
+import copy
 import json
 import math
+import pickle
 
 import pytest
 from transformers import AutoConfig, CLIPVisionConfig
@@ -127,6 +129,26 @@ def test_an_override_while_loading_updates_what_is_stored(tmp_path, override, bu
     make_config({"retention_ratio": 0.5, "order": "selection"}).save_pretrained(tmp_path)
     config, unused = AutoConfig.from_pretrained(tmp_path, divprune_config=override, return_unused_kwargs=True)
     assert block(config.divprune_config) == budget and "divprune_config" not in unused
+
+
+@pytest.mark.parametrize("name", ["num_tokens", "retention_ratio", "video_num_tokens", "video_retention_ratio"])
+def test_a_budget_set_on_a_finished_config_is_refused(name):
+    # The processor would not learn of it, and its counts win.
+    config = DivPruneConfig(retention_ratio=0.5)
+    with pytest.raises(ValueError, match=rf"Got {name}=1 for the config of a model alone.*set_budget.*in vLLM"):
+        setattr(config, name, 1)
+    assert config.budget == {"retention_ratio": 0.5, "num_tokens": None}
+
+
+def test_only_settings_are_set_on_a_finished_config():
+    config = DivPruneConfig()
+    with pytest.raises(ValueError, match="Got divprune setting 'num_token', expected one of"):
+        config.num_token = 5
+    config.order = "selection"
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(config)))
+    assert copied.to_block() == config.to_block() and copied.order == "selection"
+    with pytest.raises(ValueError, match="Got num_tokens=5"):
+        copied.num_tokens = 5
 
 
 def test_attention_and_dtype_settings_do_not_reach_the_budget():

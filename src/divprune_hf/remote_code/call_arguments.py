@@ -32,6 +32,21 @@ def check_call(processor: Any, arguments: dict[str, Any]) -> None:
             check_argument(name, value, known["common_kwargs"], processor.takes_videos)
 
 
+def take_budget(arguments: dict[str, Any], scope: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Take a budget out of the arguments of a call, by itself or in a dict of them, and return it.
+
+    Args:
+        arguments: the keyword arguments; the budget is removed, and the dict in it is replaced by one without it.
+        scope: the key of the dict, such as `images_kwargs`.
+        names: what the settings of the budget are called.
+    """
+    nested = dict(arguments.pop(scope, None) or {})
+    budget = {name: given.pop(name) for given in (nested, arguments) for name in names if name in given}
+    if nested:
+        arguments[scope] = nested
+    return budget
+
+
 @functools.cache
 def known_arguments(kwargs_class: Any, parts: tuple[tuple[str, type], ...]) -> dict[str, frozenset[str]]:
     """Return the names that each dict of arguments may hold; those of `common_kwargs` may also stand by themselves.

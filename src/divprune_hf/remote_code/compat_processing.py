@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Additions for processors on old releases. Delete this file and its one base class with their support."""
 
-import functools
 from typing import Any
 
 from PIL.Image import Image
@@ -17,8 +16,8 @@ from .transformers_surface import HAS_IMAGE_HOOK, Stock
 class CallWithHooks(Stock):
     """The call of transformers 5.10 and later, whose first releases do not use their image hooks in LLaVA-NeXT yet."""
 
-    @functools.wraps(ProcessorMixin.__call__)
     def __call__(self, images: Any = None, text: Any = None, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Process images, text and videos as all stock processors do, after a look at the arguments."""
         check_call(self, kwargs)
         # Before the hooks: some releases copy the text first, and fail on what is no list.
         self._check_text(text)

@@ -49,6 +49,27 @@ class DivPruneConfig(PretrainedConfig):
             if value is None and setting.budget_of is None:
                 value = setting.default
             setattr(self, name, None if value is None else setting.kind(value))
+        self._is_made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; refuse a budget of a finished config, and a name that is no setting.
+
+        The model alone would learn of such a budget, and the processor's counts win. So it would have no effect: this
+        is how vLLM applies `hf_overrides`.
+
+        Raises:
+            ValueError: see above.
+        """
+        if getattr(self, "_is_made", False):
+            if name in (*IMAGE_BUDGET, *VIDEO_BUDGET):
+                raise ValueError(
+                    f"Got {name}={value!r} for the config of a model alone, expected one for its processor too: "
+                    f"from_pretrained(..., divprune_config={{{name!r}: {value!r}}}) of both, set_budget(model, "
+                    f"processor, {name}={value!r}), or in vLLM mm_processor_kwargs={{{name!r}: {value!r}}}."
+                )
+            if not hasattr(self, name) and not name.startswith("_"):
+                raise ValueError(f"Got divprune setting {name!r}, expected one of {sorted(SETTINGS)}.")
+        super().__setattr__(name, value)
 
     @property
     def budget(self) -> dict[str, Any]:

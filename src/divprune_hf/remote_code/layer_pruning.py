@@ -70,6 +70,15 @@ def kept_tokens(hidden_states: torch.Tensor, prompt: Prompt, config: Any) -> tor
     return stays.view(-1, hidden_states.shape[1]).repeat_interleave(repeats, dim=0)
 
 
+def check_layer_in_vllm(layer: int) -> None:
+    """Raise a `ValueError` unless tokens are dropped where vLLM's cache allows it."""
+    if layer != 0:
+        raise ValueError(
+            f"Got layer={layer} in vLLM, whose cache has the same length in all layers, expected 0: convert the "
+            "base without --layer, or run this model with transformers."
+        )
+
+
 class LayerMixin(Stock):
     """The part of an inner model that drops tokens inside its language model.
 
@@ -86,10 +95,7 @@ class LayerMixin(Stock):
         if layer == 0 or self._has_layer_hooks():
             return
         if getattr(self.config.get_text_config(), "_attn_implementation", None) == "vllm":
-            raise ValueError(
-                f"Got layer={layer} in vLLM, whose cache has the same length in all layers, expected 0: convert the "
-                "base without --layer, or run this model with transformers."
-            )
+            check_layer_in_vllm(layer)
         self.language_model.register_forward_pre_hook(self._note_padding, with_kwargs=True)
         for index, decoder_layer in enumerate(self.language_model.layers[1:], start=1):
             decoder_layer.register_forward_pre_hook(functools.partial(self._at_layer, index), with_kwargs=True)

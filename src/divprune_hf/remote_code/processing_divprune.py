@@ -8,12 +8,13 @@ from .transformers_surface import check_methods  # noqa: F401  first: it says wh
 from os import PathLike
 from typing import Any
 
-from transformers import LlavaNextProcessor, LlavaProcessor
+from transformers import BatchFeature, LlavaNextProcessor, LlavaProcessor
 from transformers.image_utils import get_image_size, make_flat_list_of_images, to_numpy_array
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 from transformers.video_utils import make_batched_videos
 
 from .budget import keep_count
+from .call_arguments import check_call, take_budget
 from .compat_processing import CallCompat
 from .configuration_divprune import DivPruneConfig
 from .saved_code import save_code
@@ -22,7 +23,6 @@ from .settings import IMAGE_BUDGET
 
 # isort: split
 # transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
-from .call_arguments import check_call  # noqa: F401
 from .selectors import Images  # noqa: F401
 
 
@@ -76,6 +76,13 @@ class DivPruneProcessorMixin(CallCompat):
         )
         self._hold(divprune_config)
 
+    # Typed arguments: vLLM reads them, and takes any other name for one that a new processor is loaded with.
+    def __call__(
+        self, images: Any = None, text: Any = None, *args: Any, **kwargs: Unpack[DivPruneProcessorKwargs]
+    ) -> BatchFeature:
+        """Process images and text as the stock processor does, with one placeholder per kept token."""
+        return super().__call__(images, text, *args, **kwargs)
+
     def _hold(self, divprune_config: Any) -> None:
         # transformers 4.57 drops config objects when it saves a processor: the stored form is a dict.
         self.divprune_config = DivPruneConfig.merged(divprune_config, takes_videos=self.takes_videos).to_block()
@@ -105,8 +112,12 @@ class DivPruneProcessorMixin(CallCompat):
         return [keep_count(available, **of_call) for available in num_available]
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> Any:
-        """Count visual tokens as the parent does, but the kept ones: serving engines size their buffers by them."""
-        budget = {name: kwargs.pop(name) for name in IMAGE_BUDGET if name in kwargs}
+        """Count visual tokens as the parent does, but the kept ones: serving engines size their buffers by them.
+
+        They pass the arguments that all calls will have, so those without an effect are refused before the first call.
+        """
+        check_call(self, kwargs)
+        budget = take_budget(kwargs, "images_kwargs", IMAGE_BUDGET)
         data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
         if data.num_image_tokens is not None:
             kept = self.image_tokens_kept(data.num_image_tokens, **budget)

@@ -5,23 +5,25 @@ from .transformers_surface import check_methods  # noqa: F401  first: it says wh
 
 
 # isort: split
+from os import PathLike
 from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import LlavaNextVideoProcessor
-from transformers.processing_utils import VideosKwargs
+from transformers import BatchFeature, LlavaNextProcessor, LlavaNextVideoProcessor
+from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_utils import make_batched_videos
 
 from .budget import keep_count
+from .call_arguments import take_budget
 from .configuration_divprune import DivPruneConfig
+from .missing_torchvision import MissingVideoProcessor, check_torchvision, why_no_torchvision
 from .processing_divprune import DivPruneLlavaNextProcessorMixin, DivPruneProcessorKwargs
 from .settings import VIDEO_BUDGET
 
 
 # isort: split
 # transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
-from .call_arguments import check_call  # noqa: F401
 from .compat_processing import CallWithHooks  # noqa: F401
 from .saved_code import save_code  # noqa: F401
 from .selectors import Images  # noqa: F401
@@ -56,10 +58,17 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
     takes_videos = True
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a processor as the stock class does, with an error that says what to install."""
-        check_torchvision()
-        return super().from_pretrained(*args, **kwargs)
+    def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
+        """Load the parts of a processor; where torchvision is missing, those that pictures need."""
+        if why_no_torchvision() is None:
+            return super()._get_arguments_from_pretrained(*args, **kwargs)
+        return [MissingVideoProcessor(), *LlavaNextProcessor._get_arguments_from_pretrained(*args, **kwargs)]
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        """Check a part's class as the stock class does; the stand-in for a video processor passes."""
+        if isinstance(argument, MissingVideoProcessor):
+            return MissingVideoProcessor
+        return super().check_argument_for_proper_class(argument_name, argument)
 
     # Spelt out: transformers reads the names of this signature to load and to save a processor.
     def __init__(
@@ -90,6 +99,23 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
             **kwargs,
         )
         self._hold(divprune_config)
+
+    def __call__(  # type: ignore[override]  # more names
+        self, images: Any = None, text: Any = None, *args: Any, **kwargs: Unpack[DivPruneVideoProcessorKwargs]
+    ) -> BatchFeature:
+        """Process images, videos and text as the stock processor does, with one placeholder per kept token."""
+        return super().__call__(images, text, *args, **kwargs)
+
+    def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the stock class's dict; a stand-in for a video processor has no settings to show."""
+        stock = super().to_dict(*args, **kwargs)
+        return {name: value for name, value in stock.items() if not isinstance(value, MissingVideoProcessor)}
+
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Save the processor as the stock class does, with all code beside it; not without its video processor."""
+        if isinstance(self.video_processor, MissingVideoProcessor):
+            check_torchvision()
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -142,9 +168,10 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
             video_sizes (`list` of (num_frames, height, width), *optional*).
             kwargs: the budgets, and what the parent takes; without a budget the stored one holds.
         """
-        budget = {name: kwargs.pop(name) for name in VIDEO_BUDGET if name in kwargs}
+        budget = take_budget(kwargs, "videos_kwargs", VIDEO_BUDGET)
         data = super()._get_num_multimodal_tokens(image_sizes=image_sizes, **kwargs)
-        if video_sizes is not None:
+        # Without a video processor no count is known, which says that there are no videos.
+        if video_sizes is not None and not isinstance(self.video_processor, MissingVideoProcessor):
             available = []
             for num_frames, height, width in video_sizes:
                 # One frame is enough to learn the size that the video processor gives all of them.
@@ -157,20 +184,10 @@ class DivPruneLlavaNextVideoProcessor(DivPruneLlavaNextProcessorMixin, LlavaNext
     def _check_inputs(self, images: Any, text: Any, videos: Any) -> None:
         """Check inputs as for images, after a look at the videos."""
         if videos is not None:
+            if isinstance(self.video_processor, MissingVideoProcessor):
+                check_torchvision()
             check_videos(videos)
         super()._check_inputs(images, text, videos)
-
-
-def check_torchvision() -> None:
-    """Say what to install where transformers could not make a video processor."""
-    try:
-        import torchvision  # type: ignore[import-untyped]  # noqa: F401  # it has no types
-    except (ImportError, RuntimeError, OSError) as error:
-        # RuntimeError ("operator torchvision::nms does not exist"): a wheel that was built for another torch.
-        raise ImportError(
-            f"LLaVA-NeXT-Video needs a torchvision that fits torch ({error}). Install both together: "
-            "pip install -U torch torchvision"
-        ) from error
 
 
 def check_videos(videos: Any) -> None:

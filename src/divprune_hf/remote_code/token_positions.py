@@ -65,6 +65,15 @@ def leads_of_prompt(
     return leads if repeats == 1 else leads.repeat_interleave(repeats, dim=0)
 
 
+def check_positions_in_vllm(positions: str) -> None:
+    """Raise a `ValueError` unless positions are those that vLLM makes itself."""
+    if positions != "compact":
+        raise ValueError(
+            f"Got positions={positions!r} in vLLM, which makes position ids itself, expected 'compact': convert "
+            "the base without --positions, or run this model with transformers."
+        )
+
+
 class PositionsMixin(Stock):
     """The part of an inner model that hands position ids to its language model.
 
@@ -81,10 +90,7 @@ class PositionsMixin(Stock):
         if positions == "compact" or self._has_position_hooks():
             return
         if getattr(self.config.get_text_config(), "_attn_implementation", None) == "vllm":
-            raise ValueError(
-                f"Got positions={positions!r} in vLLM, which makes position ids itself, expected 'compact': convert "
-                "the base without --positions, or run this model with transformers."
-            )
+            check_positions_in_vllm(positions)
         self.language_model.register_forward_pre_hook(self._with_positions, with_kwargs=True)
         self.language_model.register_forward_hook(self._remember_lead)
 

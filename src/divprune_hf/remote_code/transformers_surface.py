@@ -46,7 +46,7 @@ IMPORTED = {
     "transformers.generation": ("utils",),
     "transformers.image_utils": ("ChannelDimension", "get_image_size", "make_flat_list_of_images", "to_numpy_array"),
     "transformers.models.llava_next.modeling_llava_next": ("image_size_to_num_patches",),
-    "transformers.processing_utils": ("ImagesKwargs", "ProcessingKwargs", "ProcessorMixin", "VideosKwargs"),
+    "transformers.processing_utils": ("ImagesKwargs", "ProcessingKwargs", "ProcessorMixin", "Unpack", "VideosKwargs"),
     "transformers.utils": ("logging",),
     "transformers.video_utils": ("make_batched_videos",),
 }
