@@ -19,6 +19,7 @@ ARROWS = {
     "publishing": {"common", "remote_code", "checkpoints", "cards"},
     "inference": {"common", "remote_code", "checkpoints"},
     "evaluation": {"common", "remote_code", "inference", "cards.flops"},
+    "engines": {"common", "remote_code", "checkpoints", "inference", "evaluation"},
     "benchmarks": {
         *("common", "remote_code", "inference", "registration"),
         *("cards.flops", "checkpoints.families", "publishing.convert"),
