@@ -19,6 +19,7 @@ from divprune_hf.evaluation.answers import answer_questions
 from divprune_hf.evaluation.questions import read_questions
 from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.loading import load_pruned
+from tests.helpers.doc_blocks import ROOT, blocks_of
 
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is installed apart: docs/evaluation.md")
@@ -29,7 +30,7 @@ from divprune_hf.engines import lmms_eval as engine
 from divprune_hf.engines.lmms_questions import write_task
 
 
-HELD_OUT = Path(__file__).parents[1] / "data" / "pocket_heldout" / "questions.jsonl"
+HELD_OUT = ROOT / "tests" / "data" / "pocket_heldout" / "questions.jsonl"
 EVERY = 15  # 200 of the 3,000 questions
 # The scores were measured once by a plugin written apart from this one.
 SCORES = {
@@ -38,16 +39,20 @@ SCORES = {
     "retention_ratio=1.0": (Setting("max_min", 1.0), 0.875),
     "num_tokens=25,positions=original": (Setting("max_min", 25, positions="original"), None),
 }
+STOCK = "num_tokens=64 of the stock base"
 
 
-def lmms_eval(model_args, tasks, out, *more):
-    """Run the command of lmms-eval without network."""
+def started(folder):
+    """Return how a process of lmms-eval is started: without network, with its caches in a folder."""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hub")}
+    return {"capture_output": True, "text": True, "env": {**os.environ, **offline}, "timeout": 600}
+
+
+def lmms_eval(model_args, tasks, out):
+    """Run the command of lmms-eval."""
     command = [sys.executable, "-m", "lmms_eval", "--model", "divprune_hf", "--model_args", model_args]
-    command += ["--tasks", "pocket", "--include_path", tasks, "--device", "cpu", "--output_path", out, *more]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(Path(out).parent / "hub")}
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env={**os.environ, **offline}, timeout=600
-    )
+    command += ["--tasks", "pocket", "--include_path", str(tasks), "--device", "cpu", "--output_path", str(out)]
+    return subprocess.run(command, **started(out))
 
 
 def results_of(out):
@@ -87,33 +92,55 @@ def reference():
     return load_pruned(pocket_llava(), device="cpu", positions="original")
 
 
-@pytest.mark.parametrize("settings", SCORES)
-def test_every_answer_is_that_of_evaluate(settings, variant, tasks, reference, tmp_path):
-    setting, score = SCORES[settings]
-    run = lmms_eval(f"pretrained={variant},{settings}", tasks, tmp_path, "--batch_size", "24", "--log_samples")
+@pytest.fixture(scope="module")
+def measured(variant, tasks, tmp_path_factory):
+    """Results and samples by settings, of one command that runs one configuration after another."""
+    folder = tmp_path_factory.mktemp("measured")
+    common = {"model": "divprune_hf", "tasks": "pocket", "include_path": str(tasks), "device": "cpu"}
+    models = {**dict.fromkeys(SCORES, variant), STOCK: pocket_llava()}
+    configs = [
+        {
+            **common,
+            "model_args": f"pretrained={model},{settings.partition(' ')[0]}",
+            "batch_size": 24,
+            "output_path": str(folder / str(number)),
+            "log_samples": True,
+        }
+        for number, (settings, model) in enumerate(models.items())
+    ]
+    (folder / "configs.yaml").write_text(yaml.safe_dump(configs), encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "-m", "lmms_eval", "--config", str(folder / "configs.yaml")],
+        **started(folder),
+    )
     assert run.returncode == 0, run.stderr[-4000:]
-    results, samples = results_of(tmp_path)
+    return {settings: results_of(folder / str(number)) for number, settings in enumerate(models)}
+
+
+@pytest.mark.parametrize("settings", SCORES)
+def test_every_answer_is_that_of_evaluate(settings, measured, reference):
+    setting, score = SCORES[settings]
+    results, samples = measured[settings]
     questions = read_questions(HELD_OUT)[::EVERY]
     answered = answer_questions(*reference, questions, setting, batch_size=7, max_new_tokens=16)
     assert [sample["filtered_resps"] for sample in samples] == answered["answers"]
     prompts = [text + kept for text, kept in zip(answered["text_tokens"], answered["kept_tokens"])]
     assert [sample["token_counts"][0]["input_tokens"] for sample in samples] == prompts
     right = [question.accepts(answer) for question, answer in zip(questions, answered["answers"])]
-    measured = results["results"]["pocket"]
-    assert measured["accuracy,none"] == pytest.approx(sum(right) / len(right))
-    assert score is None or measured["accuracy,none"] == pytest.approx(score)
+    figures = results["results"]["pocket"]
+    assert figures["accuracy,none"] == pytest.approx(sum(right) / len(right))
+    assert score is None or figures["accuracy,none"] == pytest.approx(score)
     for kind in ("presence", "position", "counting"):
         of_kind = [value for value, question in zip(right, questions) if question.kind == kind]
-        assert measured[f"{kind},none"] == pytest.approx(sum(of_kind) / len(of_kind))
+        assert figures[f"{kind},none"] == pytest.approx(sum(of_kind) / len(of_kind))
 
 
-def test_a_stock_base_is_pruned_in_memory(few, variant, tmp_path):
-    both = {}
-    for name, model in (("base", pocket_llava()), ("variant", variant)):
-        run = lmms_eval(f"pretrained={model},num_tokens=25", few / "tasks", tmp_path / name / "out", "--log_samples")
-        assert run.returncode == 0, run.stderr[-4000:]
-        both[name] = [(line["filtered_resps"], line["token_counts"]) for line in results_of(tmp_path / name / "out")[1]]
-    assert both["base"] == both["variant"]
+def test_a_stock_base_is_pruned_in_memory(measured):
+    base, variant = (
+        [(line["filtered_resps"], line["token_counts"]) for line in measured[settings][1]]
+        for settings in (STOCK, "num_tokens=64")
+    )
+    assert base == variant
 
 
 @pytest.mark.parametrize(
@@ -152,6 +179,24 @@ def test_a_failure_in_the_middle_ends_the_run(variant, few, tmp_path):
     run = lmms_eval(f"pretrained={variant}", folder / "tasks", tmp_path / "out")
     assert run.returncode == 1 and last.name in run.stderr.splitlines()[-1]
     assert not list((tmp_path / "out").glob("*/*_results.json"))
+
+
+def test_the_commands_of_the_page_run(few, variant, tmp_path, monkeypatch):
+    """What docs/evaluation.md shows about a task of one's own; its first command has other tasks."""
+    page = ROOT / "docs" / "evaluation.md"
+    (block,) = blocks_of(page, "python")
+    lines = [words for found in blocks_of(page, "console") for words in found.commands if words[0] == "lmms-eval"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "llava-1.5-7b-divprune").symlink_to(variant)
+    for path in few.iterdir():
+        if path.is_file():
+            shutil.copy(path, "questions.jsonl" if path.suffix == ".jsonl" else tmp_path)
+    exec(compile(block.text, block.place, "exec"), {})
+    run = subprocess.run([sys.executable, "-m", "lmms_eval", *lines[1][1:]], **started(tmp_path))
+    assert run.returncode == 0 and "|mine |none" in run.stdout.replace("  ", " "), run.stdout[-2000:]
+    stock_args = [words[words.index("--model_args") + 1] for words in lines]
+    assert len(lines) == 2 and stock_args[0] == stock_args[1]
 
 
 def asked(model, rows, split="test"):

@@ -91,9 +91,8 @@ def chat(address, pictures, question, **fields):
     ("arguments", "settings"),
     [
         ((), {"num_tokens": 40}),
-        (("--num-tokens", 13), {"num_tokens": 13}),
+        (("--num-tokens", 13, "--positions", "original"), {"num_tokens": 13, "positions": "original"}),
         (("--retention-ratio", "1.0"), {"retention_ratio": 1.0}),
-        (("--num-tokens", 25, "--positions", "original"), {"num_tokens": 25, "positions": "original"}),
     ],
     ids=str,
 )
