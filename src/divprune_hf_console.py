@@ -33,6 +33,10 @@ def main() -> int:
         code = run_command()
     except Stopped as stopped:  # between the lines above and below
         code = 128 + stopped.number
+    except SystemExit:  # a server ends so, also after a signal
+        if not came:
+            raise
+        code = 128 + came[0]
     on_signals(leave)  # nothing is under way: the end of the interpreter need not be waited for
     return 128 + came[0] if came else code
 

@@ -20,6 +20,7 @@ ARROWS = {
     "inference": {"common", "remote_code", "checkpoints"},
     "engines": {"checkpoints.families", "remote_code"},
     "evaluation": {"common", "remote_code", "inference", "cards.flops"},
+    "engines": {"common", "remote_code", "checkpoints", "inference", "evaluation"},
     "benchmarks": {
         *("common", "remote_code", "inference", "registration"),
         *("cards.flops", "checkpoints.families", "publishing.convert"),

@@ -21,7 +21,7 @@ print(*sys.modules)
 """
 
 
-@pytest.mark.parametrize("name", ["evaluation_commands", "benchmark_commands"])
+@pytest.mark.parametrize("name", ["evaluation_commands", "benchmark_commands", "serving_commands"])
 def test_a_file_of_commands_imports_no_heavy_library(name):
     command = [sys.executable, "-c", CODE, str(Path(divprune_hf.__file__).parent), f"divprune_hf.cli.{name}"]
     result = subprocess.run(command, capture_output=True, text=True)

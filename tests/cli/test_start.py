@@ -33,7 +33,9 @@ def test_what_needs_no_model_imports_neither_torch_nor_transformers(arguments):
     assert result.returncode == (2 if "--nonsense" in arguments else 0)
 
 
-@pytest.mark.parametrize("command", [["convert", "BASE", "OUT"], ["publish", "BASE", "ORG/X"], ["ask", "M", "F", "Q"]])
+@pytest.mark.parametrize(
+    "command", [["convert", "BASE", "OUT"], ["publish", "BASE", "ORG/X"], ["ask", "M", "F", "Q"], ["serve", "M"]]
+)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_a_flag_of_every_command_that_makes_a_model(command, name):
     value = (SETTINGS[name].choices or ("1",))[-1]

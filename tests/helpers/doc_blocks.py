@@ -94,7 +94,7 @@ def check_names_what_exists(words: list[str], place: str) -> None:
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file(), f"{place}: {words[1]}"
     else:
-        assert words[0] in ("pip", "npm", "tar"), f"{place}: an unknown program, {words[0]}"
+        assert words[0] in ("pip", "npm", "tar", "lmms-eval"), f"{place}: an unknown program, {words[0]}"
 
 
 def check_named(span: str, place: str) -> None:

@@ -3,12 +3,33 @@
 import argparse
 from typing import Any, NoReturn
 
-from divprune_hf.cli import benchmark_commands, evaluation_commands, inference_commands, publishing_commands
+from divprune_hf.cli import (
+    benchmark_commands,
+    evaluation_commands,
+    inference_commands,
+    publishing_commands,
+    serving_commands,
+)
 from divprune_hf.version import __version__
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line too."""
+    """A parser whose errors are one line too.
+
+    Attributes:
+        passes_on: what follows `--` is kept as it is, as `passed_on`: arguments of another command.
+    """
+
+    passes_on = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as the parent does, up to `--` where the rest is passed on."""
+        if not self.passes_on:
+            return super().parse_known_args(args, namespace)
+        end = args.index("--") if "--" in args else len(args)
+        options, unknown = super().parse_known_args(args[:end], namespace)
+        options.passed_on = args[end + 1 :]
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line on stderr."""
@@ -22,6 +43,7 @@ def build_parser() -> OneLineParser:
     )
     parser.add_argument("--version", action="version", version=f"divprune-hf {__version__}")
     commands: Any = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
-    for group in (publishing_commands, inference_commands, evaluation_commands, benchmark_commands):
+    groups = (publishing_commands, inference_commands, serving_commands, evaluation_commands, benchmark_commands)
+    for group in groups:
         group.add_commands(commands)
     return parser

@@ -1,5 +1,6 @@
 """One question about one picture or one video."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -148,11 +149,26 @@ def chat_prompt(processor: Any, modality: Literal["image", "video"], question: s
     The prompt has exactly one placeholder; placeholders in the question are made plain text (`as_plain_text`).
     """
     question = as_plain_text(question, special_tokens(processor.tokenizer))
+    return in_chat_format(processor, [modality], question)
+
+
+def in_chat_format(processor: Any, media: Sequence[str], text: str, system: str | None = None) -> str:
+    """Return a text in the model's chat format, or in LLaVA-1.5's if it has none.
+
+    Args:
+        processor: the processor.
+        media: "image" or "video" for each placeholder in front of the text.
+        text: what the user says, as it is.
+        system: what the system says.
+    """
     if not processor.chat_template:
-        token = processor.video_token if modality == "video" else processor.image_token
-        return f"USER: {token}\n{question} ASSISTANT:"
-    content = [{"type": modality}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content}]
+        tokens = [processor.video_token if modality == "video" else processor.image_token for modality in media]
+        lead = " ".join(tokens) + "\n" if tokens else ""
+        return f"{system} USER: {lead}{text} ASSISTANT:" if system else f"USER: {lead}{text} ASSISTANT:"
+    content = [{"type": modality} for modality in media] + [{"type": "text", "text": text}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if system:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
