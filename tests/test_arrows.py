@@ -18,7 +18,6 @@ ARROWS = {
     "cards": {"common", "remote_code", "checkpoints"},
     "publishing": {"common", "remote_code", "checkpoints", "cards"},
     "inference": {"common", "remote_code", "checkpoints"},
-    "engines": {"checkpoints.families", "remote_code"},
     "evaluation": {"common", "remote_code", "inference", "cards.flops"},
     "engines": {"common", "remote_code", "checkpoints", "inference", "evaluation"},
     "benchmarks": {

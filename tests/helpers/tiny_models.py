@@ -67,9 +67,10 @@ FAMILY_ARGUMENTS = {
 }
 
 
-def tiny_config(tower="clip", language="llama", family="llava", head_dim=None):
+def tiny_config(tower="clip", language="llama", family="llava", head_dim=None, num_vision_layers=2):
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    vision_config = TOWER_CONFIGS[tower](**sizes, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
+    vision_sizes = {**sizes, "num_hidden_layers": num_vision_layers}
+    vision_config = TOWER_CONFIGS[tower](**vision_sizes, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
     text_config = LANGUAGE_CONFIGS[language](
         **sizes,
         **({} if head_dim is None else {"head_dim": head_dim}),

@@ -60,6 +60,7 @@ class Prompt:
         pools: of each modality whose tokens a deeper layer drops, what it chooses from (layer_pruning.py).
         padding: the attention mask, `(batch, sequence)`, if the language model got one of this form.
         kept: the tokens that the deeper layers hold, while they read the prompt.
+        num_vision_layers: how many layers of the vision tower run, while it does, if not all (unused_layers.py).
     """
 
     model: Any
@@ -73,6 +74,7 @@ class Prompt:
     pools: dict[Modality, Any] = field(default_factory=dict)
     padding: Any = None
     kept: Any = None
+    num_vision_layers: int | None = None
 
 
 # Per thread and per task: a plain attribute of the model would mix up threads.

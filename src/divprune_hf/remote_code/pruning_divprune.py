@@ -31,9 +31,10 @@ from .signatures import MadeFromStock
 from .token_positions import PositionsMixin
 from .token_selection import feature_list, kept_counts, select_tokens
 from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS
+from .unused_layers import VisionLayersMixin
 
 
-class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, PlaceholdersWithoutWaiting):
+class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, VisionLayersMixin, PlaceholdersWithoutWaiting):
     """Common part of the families' inner models.
 
     Modifications:
@@ -44,6 +45,9 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, Placeholders
     - the language model gets position ids with gaps where `config.divprune_config.positions` is "original";
     - all features reach the language model, and a deeper layer drops tokens, where `config.divprune_config.layer` is 1
       or more: its hidden states and the logits are those of the tokens that stay;
+    - vision layers above the deepest one in `vision_feature_layer` do not run: `last_hidden_state` and the hidden
+      states of these layers are None in what `get_image_features` returns, unless the call or the config asks for
+      `output_hidden_states` or `output_attentions`, or for a tuple;
     - a prompt that does not fit the features, row by row, raises one clear `ValueError`.
     """
 
@@ -64,6 +68,7 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, Placeholders
         """Let the language model follow settings that concern its inside; a head's constructor calls it too."""
         self._install_positions()
         self._install_layer()
+        self._install_vision_layers()
 
     def forward(self, **inputs: Any) -> Any:
         """Run the stock forward on the kept features; a ContextVar tells `get_image_features` about the prompt."""
@@ -133,11 +138,11 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, Placeholders
         return inputs
 
     def _encode_and_select(
-        self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict[str, Any]
+        self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict[str, Any], as_tuple: bool = False
     ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor | None]]:
         """Return what the stock method returns, the features of each input as a list, and for each the picks.
 
-        Picks are None where everything is kept and there is nothing to select.
+        Picks are None where everything is kept and there is nothing to select. With `as_tuple` all vision layers run.
         """
         counts, prompt = to_counts(inputs.pop(modality.counts, None), modality), prompt_of(self)
         rows = None
@@ -149,7 +154,7 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, Placeholders
         inputs = self._checked_inputs(modality, inputs)
         # By position: before 5.18 the pixels of a video are called `pixel_values` here.
         pixels = [inputs.pop(name) for name in (modality.pixels, IMAGE.pixels) if name in inputs]
-        outputs = get_all_features(*pixels, **inputs)
+        outputs = self._read_vision_layers(get_all_features, pixels, inputs, as_tuple)
         all_features = feature_list(outputs)
         num_available = [len(features) for features in all_features]
         counts = kept_counts(self.config, modality, num_available, counts)
@@ -168,7 +173,9 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, Placeholders
 
     def _get_kept_features(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict) -> Any:
         return_dict = inputs.pop("return_dict", None)
-        outputs, all_features, all_picks = self._encode_and_select(modality, get_all_features, inputs)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        as_tuple = HAS_IMAGE_HOOK and not return_dict
+        outputs, all_features, all_picks = self._encode_and_select(modality, get_all_features, inputs, as_tuple)
         self._tell_picks(modality, all_features, all_picks)
         kept_features = [
             features if picks is None else features.index_select(0, picks)
@@ -177,8 +184,7 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, Placeholders
         if isinstance(outputs, (list, tuple)):
             return kept_features
         outputs.pooler_output = kept_features
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return outputs if return_dict else outputs.to_tuple()
+        return outputs.to_tuple() if as_tuple else outputs
 
     @torch.no_grad()
     def _select_tokens(
