@@ -45,9 +45,9 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, VisionLayers
     - the language model gets position ids with gaps where `config.divprune_config.positions` is "original";
     - all features reach the language model, and a deeper layer drops tokens, where `config.divprune_config.layer` is 1
       or more: its hidden states and the logits are those of the tokens that stay;
-    - vision layers above the deepest one in `vision_feature_layer` do not run: `last_hidden_state` and the hidden
-      states of these layers are None in what `get_image_features` returns, unless the call or the config asks for
-      `output_hidden_states` or `output_attentions`, or for a tuple;
+    - vision layers above the deepest one in `vision_feature_layer` do not run: the last hidden state and the hidden
+      states of these layers are None in what `get_image_features` returns, unless the call or the config asks for all
+      hidden states or attentions, or for a tuple;
     - a prompt that does not fit the features, row by row, raises one clear `ValueError`.
     """
 
