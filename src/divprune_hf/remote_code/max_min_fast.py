@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from .fast_distances import cosine_distances
+from .max_min_lazy import pick_lazily
 from .max_min_long import pick_by_blocks
 from .max_min_triton import pick_with_triton, runs_on
 from .selectors import Images
@@ -15,6 +16,8 @@ from .settings import check_order
 # Up to this many distances, those of an image are all computed at once: 256 MiB in float32 on a CPU, 1.6 GiB on a GPU.
 # Above, each pick computes the distances it needs.
 LARGEST_MATRIX = {"cpu": 8192**2, "cuda": 20480**2}
+# Above this many tokens a CPU computes only the distances that decide. Below, all of them are as quick.
+LAZY_ABOVE = 4096
 # Up to this many, images of one size go together. A CPU gains while all of it stays in its caches: on small images.
 LARGEST_BATCH = {"cpu": 2**20, "cuda": 20480**2}
 
@@ -104,7 +107,9 @@ def pick_tokens(features: list[torch.Tensor], counts: list[int], ascending: bool
         ascending: whether picks are returned ascending or in the order of picking.
     """
     device = features[0].device.type
-    if len(features[0]) ** 2 > LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"]):
+    if len(features[0]) > LAZY_ABOVE and may_be_read(features[0]):
+        picks = torch.stack([pick_lazily(image, max(counts)) for image in features])
+    elif len(features[0]) ** 2 > LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"]):
         (image,), (num_kept,) = features, counts
         picks = pick_by_blocks(image, num_kept).unsqueeze(0)
     else:
@@ -114,6 +119,12 @@ def pick_tokens(features: list[torch.Tensor], counts: list[int], ascending: bool
         picks = pick_greedily(distances, nearest, ceiling, max(counts))
     picks_of_images = [row[:num_kept] for row, num_kept in zip(picks, counts)]
     return [row.sort().values for row in picks_of_images] if ascending else picks_of_images
+
+
+def may_be_read(features: torch.Tensor) -> bool:
+    """Tell whether values may decide what is computed next: not those that a GPU still computes, nor in a graph."""
+    is_traced = type(features) is not torch.Tensor or torch.compiler.is_compiling()
+    return features.device.type == "cpu" and not is_traced
 
 
 def pick_greedily(distances: torch.Tensor, nearest: torch.Tensor, ceiling: torch.Tensor, num_kept: int) -> torch.Tensor:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Max-min diversity of more tokens than a matrix of all their distances has room for: long videos.
+"""Max-min diversity of more tokens than a matrix of all their distances has room for: long videos on a GPU.
 
 The first pick needs every distance once: they are computed block by block, and only each token's nearest is kept. Every
 later pick needs the distances to one token: one row at a time, over a running minimum. Beyond its input this holds a
-few blocks and vectors.
+few blocks and vectors. No value is read: on a CPU, which need not wait for values, `max_min_lazy.py` computes less.
 """
 
 import math

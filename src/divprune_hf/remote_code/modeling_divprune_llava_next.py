@@ -20,6 +20,7 @@ from .kept_slots import Kept  # noqa: F401
 from .layer_pruning import Pool  # noqa: F401
 from .max_min import pick_max_min  # noqa: F401
 from .max_min_fast import select_diverse_tokens  # noqa: F401
+from .max_min_lazy import Rows  # noqa: F401
 from .max_min_long import pick_by_blocks  # noqa: F401
 from .max_min_triton import distances_program  # noqa: F401
 from .no_waiting import PlaceholdersWithoutWaiting  # noqa: F401
