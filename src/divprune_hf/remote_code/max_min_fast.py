@@ -16,8 +16,9 @@ from .settings import check_order
 # Up to this many distances, those of an image are all computed at once: 256 MiB in float32 on a CPU, 1.6 GiB on a GPU.
 # Above, each pick computes the distances it needs.
 LARGEST_MATRIX = {"cpu": 8192**2, "cuda": 20480**2}
-# Above this many tokens a CPU computes only the distances that decide. Below, all of them are as quick.
-LAZY_ABOVE = 4096
+# Above this many tokens a CPU computes only the distances that decide: a matrix of all takes 150 MB there. Below, all
+# of them are as quick, and much quicker where frames are alike.
+LAZY_ABOVE = 6144
 # Up to this many, images of one size go together. A CPU gains while all of it stays in its caches: on small images.
 LARGEST_BATCH = {"cpu": 2**20, "cuda": 20480**2}
 
