@@ -27,7 +27,7 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is installed apart: docs/eval
 from lmms_eval.api.instance import Instance
 
 from divprune_hf.engines import lmms_eval as engine
-from divprune_hf.engines.lmms_questions import write_task
+from divprune_hf.engines.lmms_questions import score, write_task
 
 
 HELD_OUT = ROOT / "tests" / "data" / "pocket_heldout" / "questions.jsonl"
@@ -119,7 +119,7 @@ def measured(variant, tasks, tmp_path_factory):
 
 @pytest.mark.parametrize("settings", SCORES)
 def test_every_answer_is_that_of_evaluate(settings, measured, reference):
-    setting, score = SCORES[settings]
+    setting, known = SCORES[settings]
     results, samples = measured[settings]
     questions = read_questions(HELD_OUT)[::EVERY]
     answered = answer_questions(*reference, questions, setting, batch_size=7, max_new_tokens=16)
@@ -129,7 +129,7 @@ def test_every_answer_is_that_of_evaluate(settings, measured, reference):
     right = [question.accepts(answer) for question, answer in zip(questions, answered["answers"])]
     figures = results["results"]["pocket"]
     assert figures["accuracy,none"] == pytest.approx(sum(right) / len(right))
-    assert score is None or figures["accuracy,none"] == pytest.approx(score)
+    assert known is None or figures["accuracy,none"] == pytest.approx(known)
     for kind in ("presence", "position", "counting"):
         of_kind = [value for value, question in zip(right, questions) if question.kind == kind]
         assert figures[f"{kind},none"] == pytest.approx(sum(of_kind) / len(of_kind))
@@ -319,6 +319,12 @@ def test_what_a_model_cannot_take_ends_the_run(tiny, visuals, video_files, capsy
 def test_other_kinds_of_tasks_end_the_run(tiny, method, capsys):
     with pytest.raises(SystemExit, match="expected one of the output type generate_until"):
         getattr(tiny, method)([])
+
+
+@pytest.mark.parametrize(("answer", "right"), [("Yes, there is.", 1.0), ("yes", 1.0), ("no", 0.0), ("yes it is", 0.0)])
+def test_an_answer_counts_in_all_and_in_its_kind(answer, right):
+    document = {"image": "a.png", "question": "Is there a bag?", "answers": ["yes"], "kind": "presence"}
+    assert score(document, [answer]) == {"accuracy": right, "presence": right}
 
 
 def test_the_task_is_plain_data(tasks):

@@ -127,6 +127,7 @@ def test_answers_and_prompts_are_those_of_ask(arguments, settings, variant, scen
 )
 def test_what_cannot_be_served_is_refused_before_a_server_starts(model, flags, message, variant, monkeypatch):
     monkeypatch.setattr(transformers_serve, "check_can_serve", lambda: None)
+    monkeypatch.setattr(transformers_serve, "run_transformers_serve", lambda *given: pytest.fail("a server starts"))
     folder = {"base": pocket_llava(), "variant": variant}.get(model, model)
     result = run_command("serve", folder, *flags)
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1

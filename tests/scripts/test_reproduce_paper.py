@@ -88,7 +88,17 @@ def test_several_metrics_are_averaged_and_the_newest_run_counts(tmp_path, capsys
     write_results(run, tmp_path, {task: {**score, "gpt_eval_score_temporal,none": 2.0} for task in tasks}, date="2")
     assert main(["--model", "llava-next-video-7b", "--out", str(tmp_path), "--collect"]) == 0
     rows = capsys.readouterr().out.splitlines()
+    assert "2.16 / - / -" in rows[2] and "1.92 / - / -" in rows[4]
     assert "1.92 / 1.20 / -0.72" in rows[3] and rows[2].count("- / -") == 5 and rows[3].count("- / -") == 4
+
+
+def test_figures_stand_on_the_papers_scale(tmp_path, capsys):
+    for name, value in (("pope", 0.85), ("mme", 1330.4)):
+        ((task, metric),) = DATASETS[name].metrics
+        write_results(Run("llava-1.5-7b", "raster", name), tmp_path, {task: {f"{metric},none": value}}, limit=9)
+    assert main(["--model", "llava-1.5-7b", "--out", str(tmp_path), "--collect"]) == 0
+    row = capsys.readouterr().out.splitlines()[4]
+    assert "86.02 / 85.00 / -1.02 (limit 9)" in row and "1328 / 1330 / +2 (limit 9)" in row
 
 
 def test_results_of_other_settings_are_refused(tmp_path):
