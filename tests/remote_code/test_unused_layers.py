@@ -321,7 +321,10 @@ def test_a_compiled_tower_follows_each_call():
 @pytest.mark.parametrize("call", ["features", "prefill"])
 @torch.no_grad()
 def test_no_graph_breaks_where_layers_are_counted(call):
-    """The prefill tells its prompt by a ContextVar, which breaks once; what is read goes along with it."""
+    """The prefill tells its prompt by a ContextVar: the set breaks once, and its reset where one graph gets so far.
+
+    How many layers are read goes along with it.
+    """
     _, ours = build_models()
     torch._dynamo.reset()
     counters.clear()
@@ -331,7 +334,9 @@ def test_no_graph_breaks_where_layers_are_counted(call):
     else:
         torch.compile(ours, backend="eager")(**prompts(ours))
     breaks = [reason for reason in counters["graph_break"] if "ContextVar" in reason]
-    assert len(breaks) == (call == "prefill") and all("divprune_prompt" in reason for reason in breaks)
+    assert all("divprune_prompt" in reason for reason in breaks)
+    kinds = sorted("set" if ".set()" in reason else "reset" for reason in breaks)
+    assert kinds in ([["set"], ["reset", "set"]] if call == "prefill" else [[]])
 
 
 @torch.no_grad()
