@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.remote_code import unused_layers
+from divprune_hf.remote_code.prompt_counts import PROMPT
 from divprune_hf.remote_code.transformers_surface import HAS_IMAGE_HOOK
 from tests.helpers.tiny_models import (
     FAMILY_CLASSES,
@@ -299,6 +300,21 @@ def test_threads_that_read_different_layers_do_not_mix():
         assert list(pool.map(ask, range(2))) == [[True] * 100] * 2
 
 
+def graphs_hold_context_vars():
+    """Torch 2.14 reads a ContextVar within a compiled graph; before, it breaks there."""
+    try:
+        return (
+            torch.compile(lambda x: x if PROMPT.get() is None else -x, backend="eager", fullgraph=True)(torch.ones(1))
+            == 1
+        )
+    except Exception:
+        return False
+
+
+needs_context_vars = pytest.mark.skipif(not graphs_hold_context_vars(), reason="this torch breaks at a ContextVar")
+
+
+@needs_context_vars
 @torch.no_grad()
 def test_a_compiled_tower_follows_each_call():
     stock, ours = build_models()
@@ -318,6 +334,7 @@ def test_a_compiled_tower_follows_each_call():
     assert graphs == [3, 1, 4]  # one graph for each, with as many attentions as layers
 
 
+@needs_context_vars
 @pytest.mark.parametrize("call", ["features", "prefill"])
 @torch.no_grad()
 def test_no_graph_breaks_where_layers_are_counted(call):

@@ -74,6 +74,11 @@ def check_positions_in_vllm(positions: str) -> None:
         )
 
 
+def is_compiled_step(values: torch.Tensor) -> bool:
+    """Tell whether a compiled decode step runs, of which there is nothing to tell; `values` are (B, S, width)."""
+    return torch.compiler.is_compiling() and values.shape[1] == 1
+
+
 class PositionsMixin(Stock):
     """The part of an inner model that hands position ids to its language model.
 
@@ -153,9 +158,12 @@ class PositionsMixin(Stock):
         Raises:
             RuntimeError: they have not run, so that `positions` or `layer` had no effect.
         """
+        settings = self.config.divprune_config
+        # Asked in this order: before torch 2.14 a ContextVar breaks a compiled graph.
+        if (settings.positions == "compact" and settings.layer == 0) or torch.compiler.is_compiling():
+            return outputs
         prompt = prompt_of(self)
         if prompt is not None and prompt.placed:
-            settings = self.config.divprune_config
             raise RuntimeError(
                 f"Got positions={settings.positions!r} and layer={settings.layer}, but the language model did not run "
                 f"its hooks: transformers {transformers.__version__} seems to call it in another way. Use a release "
@@ -165,9 +173,9 @@ class PositionsMixin(Stock):
 
     def _with_positions(self, language_model: Any, args: tuple, inputs: dict[str, Any]) -> Any:
         """Return the arguments of the language model with the positions of its tokens, as a forward pre-hook."""
-        prompt = prompt_of(self)
         cache = next((value for value in inputs.values() if isinstance(value, Cache)), None)
         lead = getattr(cache, CACHED_LEAD, None)
+        prompt = None if is_compiled_step(inputs["inputs_embeds"]) else prompt_of(self)
         if prompt is not None and prompt.placed:
             if any(picks is not None for modality in prompt.placed for picks, _ in prompt.picks[modality]):
                 of_modalities = [
@@ -192,7 +200,7 @@ class PositionsMixin(Stock):
 
     def _remember_lead(self, language_model: Any, args: tuple, outputs: Any) -> None:
         """Keep the lead of the next token with the cache that a prompt has filled, as a forward hook."""
-        prompt = prompt_of(self)
+        prompt = None if is_compiled_step(outputs[0]) else prompt_of(self)
         if prompt is None or prompt.lead is None:
             return
         for value in outputs.values() if isinstance(outputs, dict) else outputs:
