@@ -180,8 +180,8 @@ def measure(folder, mode, seed, num_kills, kept):
 
 if __name__ == "__main__":
     divprune_hf_console.on_signals(divprune_hf_console.leave)  # forked processes begin with it
-    # The lock of tqdm's own is a semaphore that forked processes share: one that is killed while it holds it never gives
-    # it back, and all later ones would wait for it.
+    # The lock of tqdm's own is a semaphore that forked processes share: one that is killed while it holds it never
+    # gives it back, and all later ones would wait for it.
     tqdm.set_lock(threading.RLock())
     tqdm.monitor_interval = 0  # no thread that watches progress bars: a fork could inherit the lock that it holds
     with tempfile.TemporaryDirectory() as kept:

@@ -27,16 +27,29 @@ pytestmark = pytest.mark.modeling
     order=st.sampled_from(["raster", "selection"]),
     largest_batch=st.sampled_from([0, 10_000, 2**20]),  # apart, in parts, together
     scaled_together=st.sampled_from([0, 2**18]),
-    rows_per_product=st.sampled_from([40, 144]),
+    columns=st.sampled_from([70, 144]),
+    is_read=st.booleans(),
 )
-def test_each_image_of_a_batch_is_selected_as_alone(seed, order, largest_batch, scaled_together, rows_per_product):
+def test_each_image_of_a_batch_is_selected_as_alone(seed, order, largest_batch, scaled_together, columns, is_read):
     features, kept = ragged_batch(seed)
     with (
         mock.patch.dict(max_min_fast.LARGEST_BATCH, {"cpu": largest_batch}),
-        mock.patch.multiple(module, SCALED_TOGETHER=scaled_together, ROWS_PER_PRODUCT=rows_per_product),
+        mock.patch.multiple(module, SCALED_TOGETHER=scaled_together, COLUMNS=columns),
+        mock.patch.object(module, "may_be_read", lambda features: is_read),
     ):
         expected = [select_diverse_tokens(image, count, order) for image, count in zip(features, kept)]
         assert all(map(torch.equal, select_diverse_tokens_of_images(features, kept, order), expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_rows_are_scaled_only_where_that_changes_a_distance(dtype):
+    """A CPU reads how long rows are; where values may not be read all are scaled, to the same distances bit for bit."""
+    features = [torch.randn(m, 96, generator=torch.Generator().manual_seed(m)).to(dtype) for m in (130, 130)]
+    for scale in (2.0**-6, 1.0, 2.0**6):
+        with mock.patch.object(module, "row_scale", side_effect=AssertionError):
+            distances = cosine_distances([image * scale for image in features])
+        with mock.patch.object(module, "may_be_read", lambda features: False):
+            assert all(map(torch.equal, distances, cosine_distances([image * scale for image in features])))
 
 
 @pytest.mark.parametrize("order", ["raster", "selection"])

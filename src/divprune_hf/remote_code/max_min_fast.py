@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .fast_distances import cosine_distances
+from .fast_distances import cosine_distances, may_be_read
 from .max_min_lazy import pick_lazily
 from .max_min_long import pick_by_blocks
 from .max_min_triton import pick_with_triton, runs_on
@@ -120,12 +120,6 @@ def pick_tokens(features: list[torch.Tensor], counts: list[int], ascending: bool
         picks = pick_greedily(distances, nearest, ceiling, max(counts))
     picks_of_images = [row[:num_kept] for row, num_kept in zip(picks, counts)]
     return [row.sort().values for row in picks_of_images] if ascending else picks_of_images
-
-
-def may_be_read(features: torch.Tensor) -> bool:
-    """Tell whether values may decide what is computed next: not those that a GPU still computes, nor in a graph."""
-    is_traced = type(features) is not torch.Tensor or torch.compiler.is_compiling()
-    return features.device.type == "cpu" and not is_traced
 
 
 def pick_greedily(distances: torch.Tensor, nearest: torch.Tensor, ceiling: torch.Tensor, num_kept: int) -> torch.Tensor:

@@ -16,7 +16,15 @@ from typing import NamedTuple
 
 import torch
 
-from .fast_distances import SMALL, distance_dtype, matrix_product_, row_scale, row_statistics, to_distances_
+from .fast_distances import (
+    SMALL,
+    distance_dtype,
+    far_from_the_ends,
+    matrix_product_,
+    row_scale,
+    row_statistics,
+    to_distances_,
+)
 
 
 # Rows of a block that is copied or scaled: 16 MB at a width of 4096. Rows that can be multiplied where they are.
@@ -56,8 +64,7 @@ class AllRows:
         self.features, self.weights, self.dtype = features, weights, distance_dtype(features)
         self.scale: torch.Tensor | None = None
         squared_norms = self._squared_norms()
-        # Far from the ends of the dtype, scaling by powers of two changes no bit of a distance.
-        if not bool(((squared_norms > 2.0**-60) & (squared_norms < 2.0**60)).all()):
+        if not far_from_the_ends(squared_norms):
             self.scale = row_scale(features, self.dtype)
             squared_norms = self._squared_norms()
         self.inverse_norm, self.is_zero, self.ceiling = row_statistics(squared_norms)
