@@ -5,16 +5,24 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig
 
+from divprune_hf.benchmarks import compiled_prefill
 from divprune_hf.benchmarks.generation import Comparison, FirstToken, GenerationRun
-from divprune_hf.benchmarks.models import build_models
-from divprune_hf.benchmarks.shapes import LLAMA_TINY, SHAPES, VIT_SMALL, Shape
+from divprune_hf.benchmarks.least import flops_of_modules
+from divprune_hf.benchmarks.models import build_inputs, build_models
+from divprune_hf.benchmarks.shapes import LLAMA_TINY, NUM_TEXT_TOKENS, SHAPES, VIT_SMALL, Shape
 from divprune_hf.common.pocket_llava import pocket_llava
+from divprune_hf.remote_code import max_min
 from tests.helpers.commands import run_command
+
+
+REMOTE_CODE = Path(max_min.__file__).parent
 
 
 def bench(*arguments):
@@ -116,13 +124,55 @@ def test_prefill_tells_where_the_time_goes(tmp_path):
     assert min(milliseconds.values()) > 0
     assert {"vision tower", "projector", "language model", "selection: picks", "prefill"} <= milliseconds.keys()
     assert printed.count("\n|") == 1 + len(rows)
+    least = {row["part"]: row["least_milliseconds"] for row in rows if "least_milliseconds" in row}
+    assert least.keys() == {"vision tower", "projector", "language model", "selection: products", "selection: picks"}
+    assert all(0 < least[part] < milliseconds[part] for part in ("vision tower", "language model"))
+
+
+def test_the_least_of_a_part_is_its_arithmetic():
+    """Of the whole vision tower, projector and language model, counted by hand: products of weights and attention."""
+    device = torch.device("cpu")
+    _, model = build_models(SHAPES["pocket"], device, torch.float32)
+    inputs = build_inputs(SHAPES["pocket"], model.config, 2, 0.2, device, torch.float32)
+    modules = {name: getattr(model.model, name) for name in ("vision_tower", "multi_modal_projector", "language_model")}
+    with torch.no_grad():
+        flops = flops_of_modules(modules, lambda: model(**inputs, logits_to_keep=1))
+    vision, text = model.config.vision_config, model.config.text_config
+    patches, prompt = 256 + 1, 51 + NUM_TEXT_TOKENS
+
+    def layers(number, length, width, weights):
+        return number * (2 * length * weights + 4 * length**2 * width)
+
+    width, inner = vision.hidden_size, vision.intermediate_size
+    layers_read = vision.num_hidden_layers - 1  # the one above is not run
+    tower = layers(layers_read, patches, width, 4 * width**2 + 2 * width * inner)
+    tower += 2 * 256 * width * 3 * vision.patch_size**2
+    d, kv = text.hidden_size, text.num_key_value_heads * text.head_dim
+    language = layers(text.num_hidden_layers, prompt, d, 2 * d**2 + 2 * d * kv + 3 * d * text.intermediate_size)
+    projector = 2 * 256 * (width * d + d * d)
+    assert flops == {"vision_tower": 2 * tower, "multi_modal_projector": 2 * projector, "language_model": 2 * language}
+
+
+def test_a_compiled_prefill_stands_beside_one_that_is_not(tmp_path, monkeypatch):
+    monkeypatch.setitem(SHAPES, "pocket", ONE_LAYER)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced, but no kernels are made
+    monkeypatch.setattr(compiled_prefill, "WARM_UP", 1)
+    arguments = ["--shape", "pocket", "--repeats", "1", "--batches", "1", "--device", "cpu", "--compiled"]
+    printed = bench("prefill", *arguments, "--json", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["path"] for row in rows] == ["stock", "divprune"]
+    assert all(row["milliseconds"] > 0 and row["compiled_milliseconds"] > 0 for row in rows)
+    assert all(row["num_graph_breaks"] > 0 and row["graph_breaks"] for row in rows)
+    ours = {place.split(",")[0] for place in rows[1]["graph_breaks"]} & {path.name for path in REMOTE_CODE.iterdir()}
+    assert ours == {"prompt_counts.py"}  # the counts are read: they decide how long the prompt is
+    assert "stock breaks in\n" in printed and "to_counts: " in printed
 
 
 FLAGS = {
     "selection": ["--shapes", "--long", "--batches", "--device", "--threads"],
     "generation": ["--shape", "--png", "--batches", "--budgets", "--new-tokens", "--device", "--compiled", "--threads"],
     "loading": ["--shape"],
-    "prefill": ["--shape", "--batches", "--budget", "--device", "--threads"],
+    "prefill": ["--shape", "--batches", "--budget", "--device", "--threads", "--compiled"],
 }
 
 

@@ -1,11 +1,12 @@
 """The time of a pruned prefill by its parts: vision tower, projector, the parts of the selection, language model.
 
     divprune-hf bench prefill --shape pocket [--json FILE] [--repeats N] [--batches B ...] [--budget R]
-        [--device cpu|cuda] [--threads N]
+        [--device cpu|cuda] [--threads N] [--compiled]
 
 Times are medians, taken inside `generate` up to the first new token. There a selection finds the caches as the vision
-tower left them; "selection by itself" is the same selection, called in a loop. On a GPU the clock waits for the device
-at the beginning and the end of each part, so that parts which would overlap do not.
+tower left them; "selection by itself" is the same selection, called in a loop. "Least" is what the arithmetic of a
+part would take at the speed of one big matrix product on the same device; `least.py` says more. On a GPU the clock
+waits for the device at the beginning and the end of each part, so that parts which would overlap do not.
 """
 
 import contextlib
@@ -14,11 +15,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
 
+from divprune_hf.benchmarks.least import least_seconds
 from divprune_hf.benchmarks.measuring import dtype_on, synchronize
 from divprune_hf.benchmarks.models import build_inputs, build_models
 from divprune_hf.benchmarks.shapes import SHAPES
@@ -89,24 +92,29 @@ def measure_prefill(run: PrefillRun) -> dict[str, Any]:
     """Measure all batches, and print the parts as a Markdown table.
 
     Returns:
-        dict of "rows": "milliseconds" by "batch" and "part".
+        dict of "rows": "milliseconds" by "batch" and "part", and "least_milliseconds" of the parts that have a least.
     """
     _, model = build_models(SHAPES[run.shape], run.device, dtype_on(run.device))
     with torch.no_grad():
         rows = [
-            {"shape": run.shape, "batch": batch, "budget": run.budget, "part": part, "milliseconds": milliseconds}
+            {"shape": run.shape, "batch": batch, "budget": run.budget, "part": part, **milliseconds}
             for batch in run.batches
             for part, milliseconds in measure(run, model, batch).items()
         ]
     lines = [
-        [*(row[name] for name in ("shape", "batch", "budget", "part")), f"{row['milliseconds']:.2f}"] for row in rows
+        [
+            *(row[name] for name in ("shape", "batch", "budget", "part")),
+            f"{row['milliseconds']:.2f}",
+            f"{row['least_milliseconds']:.2f}" if "least_milliseconds" in row else "",
+        ]
+        for row in rows
     ]
-    print(markdown_table(["shape", "batch", "budget", "part", "ms"], lines, style="tight"))
+    print(markdown_table(["shape", "batch", "budget", "part", "ms", "least, ms"], lines, style="tight"))
     return {"rows": rows}
 
 
-def measure(run: PrefillRun, model: Any, batch: int) -> dict[str, float]:
-    """Return the median milliseconds of each part, for one batch."""
+def measure(run: PrefillRun, model: Any, batch: int) -> dict[str, dict[str, float]]:
+    """Return the median and the least milliseconds of each part, for one batch."""
     inputs = build_inputs(SHAPES[run.shape], model.config, batch, run.budget, run.device, dtype_on(run.device))
     clock = Clock(run.device)
     runs: dict[str, list[float]] = defaultdict(list)
@@ -117,24 +125,30 @@ def measure(run: PrefillRun, model: Any, batch: int) -> dict[str, float]:
         return select(*arguments)
 
     select = max_min_fast.select_diverse_tokens_of_images
-    generate = clock.timed("prefill", model.generate)
+    modules = {name: getattr(model.model, attribute) for name, attribute in MODULES.items()}
+    once = partial(model.generate, **inputs, do_sample=False, max_new_tokens=1, pad_token_id=0)
+    generate = clock.timed("prefill", once)
     with contextlib.ExitStack() as stack:
-        for name, attribute in MODULES.items():
-            module = getattr(model.model, attribute)
+        for name, module in modules.items():
             stack.enter_context(mock.patch.object(module, "forward", clock.timed(name, module.forward)))
         for name, (place, function) in FUNCTIONS.items():
             called = keep_arguments if name == "selection" else getattr(place, function)
             stack.enter_context(mock.patch.object(place, function, clock.timed(name, called)))
         for repeat in range(run.repeats + 1):
             clock.take()
-            generate(**inputs, do_sample=False, max_new_tokens=1, pad_token_id=0)
+            generate()
             for name, seconds in parts_of(clock.take()).items() if repeat > 0 else ():  # the first pays for set-up
                 runs[name].append(seconds)
     alone = clock.timed("alone", select)
     for _ in range(run.repeats):
         alone(*selected)
         runs["selection by itself"].append(clock.take()["alone"])
-    return {name: 1000 * statistics.median(seconds) for name, seconds in runs.items()}
+    least = least_seconds(modules, once, *selected[:2])
+    return {
+        name: {"milliseconds": 1000 * statistics.median(seconds)}
+        | ({"least_milliseconds": 1000 * least[name]} if name in least else {})
+        for name, seconds in runs.items()
+    }
 
 
 def parts_of(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -142,7 +156,7 @@ def parts_of(seconds: Mapping[str, float]) -> dict[str, float]:
     picks = seconds["picks"] + seconds["picks with Triton"]
     towers = {name: seconds[name] for name in MODULES}
     selection = {
-        "selection: scaled rows and their products": seconds["products"],
+        "selection: products": seconds["products"],
         "selection: products to distances": seconds["distances"] - seconds["products"],
         "selection: picks": picks,
         "selection: checks and sorting": seconds["selection"] - seconds["distances"] - picks,

@@ -58,6 +58,7 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     prefill.add_argument("--shape", required=True, choices=SHAPES, help="the sizes of the model")
     add_flags(prefill, repeats=41, batches="prompts at a time (1 4)")
     prefill.add_argument("--budget", type=float, default=0.098, metavar="R", help="share to keep (0.098)")
+    prefill.add_argument("--compiled", action="store_true", help="the whole prefill compiled, beside the stock model's")
 
 
 def add_benchmark(
@@ -163,7 +164,12 @@ def run_prefill(options: Namespace) -> None:
         repeats=options.repeats,
         device=device,
     )
-    measure_and_keep(lambda: measure_prefill(run), options, device)
+    if options.compiled:
+        from divprune_hf.benchmarks.compiled_prefill import measure_compiled_prefill
+
+        measure_and_keep(lambda: measure_compiled_prefill(run), options, device)
+    else:
+        measure_and_keep(lambda: measure_prefill(run), options, device)
 
 
 def measure_and_keep(
