@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -168,11 +169,24 @@ def test_a_compiled_prefill_stands_beside_one_that_is_not(tmp_path, monkeypatch)
     assert "stock breaks in\n" in printed and "to_counts: " in printed
 
 
+def test_preprocessing_measures_each_backend(tmp_path):
+    arguments = ["--shape", "pocket", "--repeats", "2", "--picture", "60x50", "--device", "cpu"]
+    printed = bench("preprocessing", *arguments, "--json", tmp_path / "rows.json")
+    run = json.loads((tmp_path / "rows.json").read_text())
+    with_torchvision = ["torchvision"] if find_spec("torchvision") else []
+    assert [row["backend"] for row in run["rows"]] == [*with_torchvision, "Pillow"]
+    for row in run["rows"]:
+        ours, generate = row["milliseconds"], row["generate_milliseconds"]
+        assert min(ours, generate, row["stock_milliseconds"]) > 0 and row["share"] == ours / (ours + generate)
+    assert run["picture"] == [60, 50] and printed.count("\n|") == 1 + len(run["rows"])
+
+
 FLAGS = {
     "selection": ["--shapes", "--long", "--batches", "--device", "--threads"],
     "generation": ["--shape", "--png", "--batches", "--budgets", "--new-tokens", "--device", "--compiled", "--threads"],
     "loading": ["--shape"],
     "prefill": ["--shape", "--batches", "--budget", "--device", "--threads", "--compiled"],
+    "preprocessing": ["--shape", "--budget", "--device", "--threads", "--picture"],
 }
 
 
@@ -191,6 +205,8 @@ def test_every_benchmark_tells_its_flags(name):
         ([], "BENCHMARK"),
         (["prefill", "--shape", "llava-2"], "invalid choice: 'llava-2'"),
         (["generation"], "--shape"),
+        (["preprocessing", "--shape", "llava-1.6-7b"], "of llava_next, expected one of llava"),
+        (["preprocessing", "--shape", "pocket", "--picture", "640"], "expected WIDTHxHEIGHT in pixels"),
         (["loading", "--repeats", "0"], "Got '0', expected a whole number of at least 1"),
         (["generation", "--shape", "pocket", "--new-tokens", "1"], "at least 2"),
         (["selection", "--shapes", "576", "--device", "cpu"], "Got shape '576', expected M/K"),

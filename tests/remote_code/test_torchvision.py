@@ -6,6 +6,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+import transformers
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import divprune_hf
@@ -62,6 +64,25 @@ def test_pictures_are_processed_the_same_with_torchvision(make_checkpoint, photo
     without = without(**call)
     assert without.keys() == with_torchvision.keys()
     assert all(torch.equal(without[name], with_torchvision[name]) for name in without)
+
+
+@pytest.mark.parametrize("backend", ["Pillow", "torchvision"])
+@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_next_video"])
+def test_pixels_are_the_stock_processors_with_each_kind_of_image_processor(make_checkpoint, photos, family, backend):
+    if backend == "torchvision":
+        pytest.importorskip("torchvision", reason="the fast image processors are torchvision's")
+    made = make_checkpoint(family=family)
+    name = "CLIPImageProcessor" if family == "llava" else "LlavaNextImageProcessor"
+    of_release = ("", "Fast") if hasattr(transformers, f"{name}Fast") else ("Pil", "")
+    image_processor = getattr(transformers, name + of_release[backend == "torchvision"]).from_pretrained(made.base)
+    thin = Image.effect_noise((40, 3), 50).convert("RGB")  # of a shape that could be three channels of a row
+    for pictures in ([photos[0]], [thin]) if backend == "torchvision" else ([photos[0]],):
+        pixels = []
+        for folder in (made.base, made.variant):
+            processor = AutoProcessor.from_pretrained(folder)
+            processor.image_processor = image_processor
+            pixels.append(processor(images=pictures, text="w1 <image> w2", return_tensors="pt")["pixel_values"])
+        assert torch.equal(*pixels) and pixels[0].shape[-3] == 3
 
 
 def test_a_missing_torchvision_is_named(no_torchvision):

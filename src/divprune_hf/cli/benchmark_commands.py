@@ -1,4 +1,4 @@
-"""The console commands that measure time and memory: bench selection, generation, loading, prefill.
+"""The console commands that measure time and memory, below `divprune-hf bench`.
 
 Only names are imported here. torch and matplotlib come with the modules that the handlers import.
 """
@@ -60,6 +60,15 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     prefill.add_argument("--budget", type=float, default=0.098, metavar="R", help="share to keep (0.098)")
     prefill.add_argument("--compiled", action="store_true", help="the whole prefill compiled, beside the stock model's")
 
+    preprocessing = add_benchmark(benchmarks, "preprocessing", run_preprocessing, "the processor, by image backend")
+    preprocessing.add_argument("--shape", required=True, choices=SHAPES, help="the sizes of the model")
+    add_flags(preprocessing, repeats=41)
+    add_device_flags(preprocessing)
+    preprocessing.add_argument("--budget", type=float, default=0.098, metavar="R", help="share to keep (0.098)")
+    preprocessing.add_argument(
+        "--picture", type=width_and_height, default=(640, 480), metavar="WxH", help="pixels of the picture (640x480)"
+    )
+
 
 def add_benchmark(
     benchmarks: "_SubParsersAction[ArgumentParser]", name: str, run: Callable[[Namespace], None], summary: str
@@ -85,8 +94,21 @@ def add_flags(
     parser.add_argument("--repeats", type=whole(1), default=repeats, metavar="N", help=f"runs of each ({repeats})")
     if batches is not None:
         parser.add_argument("--batches", type=whole(1), nargs="+", metavar="B", help=batches)
-        parser.add_argument("--device", choices=devices, help="cuda where there is one, else cpu")
-        parser.add_argument("--threads", type=whole(1), default=1, metavar="N", help="threads of torch on a CPU (1)")
+        add_device_flags(parser, devices)
+
+
+def add_device_flags(parser: ArgumentParser, devices: tuple[str, ...] | None = None) -> None:
+    """Add --device, for those named or by default any that torch knows, and --threads."""
+    parser.add_argument("--device", choices=devices, help="cuda where there is one, else cpu")
+    parser.add_argument("--threads", type=whole(1), default=1, metavar="N", help="threads of torch on a CPU (1)")
+
+
+def width_and_height(text: str) -> tuple[int, int]:
+    """Return the two numbers of a text such as 640x480."""
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ArgumentTypeError(f"Got {text!r}, expected WIDTHxHEIGHT in pixels, such as 640x480")
+    return int(width), int(height)
 
 
 def whole(smallest: int) -> Callable[[str], int]:
@@ -170,6 +192,22 @@ def run_prefill(options: Namespace) -> None:
         measure_and_keep(lambda: measure_compiled_prefill(run), options, device)
     else:
         measure_and_keep(lambda: measure_prefill(run), options, device)
+
+
+def run_preprocessing(options: Namespace) -> None:
+    """Measure the processor."""
+    from divprune_hf.benchmarks.measuring import device_named
+    from divprune_hf.benchmarks.preprocessing import PreprocessingRun, measure_preprocessing
+
+    device = device_named(options.device)
+    run = PreprocessingRun(
+        shape=options.shape,
+        picture=options.picture,
+        budget=options.budget,
+        repeats=options.repeats,
+        device=device,
+    )
+    measure_and_keep(lambda: measure_preprocessing(run), options, device)
 
 
 def measure_and_keep(

@@ -58,8 +58,11 @@ class CallBefore5(Stock):
         if images is not None:
             pictures: Any = make_flat_list_of_images(images)
             if all(isinstance(picture, Image) for picture in pictures):
-                # Otherwise transformers guesses it from the shape, wrongly for pictures 1 or 3 pixels high.
-                images_kwargs.setdefault("input_data_format", ChannelDimension.LAST)
+                # Otherwise transformers guesses it from the shape, wrongly for pictures 1 or 3 pixels high. The fast
+                # image processors look at what torchvision makes of a picture.
+                is_fast = getattr(self.image_processor, "is_fast", False)
+                channels = ChannelDimension.FIRST if is_fast else ChannelDimension.LAST
+                images_kwargs.setdefault("input_data_format", channels)
                 if getattr(self.image_processor, "do_convert_rgb", None) is None:
                     images_kwargs.setdefault("do_convert_rgb", True)
             image_inputs, replacements[self.image_token] = self._process_images(images, **images_kwargs)
