@@ -1,10 +1,13 @@
-.PHONY: install test vllm lint cards docs demo
+.PHONY: install test gpu vllm lint cards docs demo
 
 install:  ## everything for development, in the current environment
 	python -m pip install -e '.[dev]'
 
 test:  ## the test suite
 	python -m pytest
+
+gpu:  ## everything that needs a GPU, in stages of minutes; figures and targets, into docs/performance/gpu/
+	python scripts/gpu_run_book.py
 
 vllm:  ## the tests of serving, in an environment with vLLM; one process, an engine takes all cores
 	python -c 'import vllm'

@@ -76,16 +76,73 @@ def decoding(*names: str) -> str:
     return markdown_table(header, lines)
 
 
-def profile() -> str:
-    """Return milliseconds and shares of the prefill, a line for each part."""
-    rows = read("profile")["rows"]
-    times = {(row["part"], row["batch"]): row["milliseconds"] for row in rows}
+def profile(name: str) -> str:
+    """Return milliseconds and shares of the prefill and the least of each part, a line for each part."""
+    rows = read(name)["rows"]
+    measured = {(row["part"], row["batch"]): row for row in rows}
     parts, batches = dict.fromkeys(row["part"] for row in rows), sorted({row["batch"] for row in rows})
+    lines = []
+    for part in parts:
+        line = [part]
+        for batch in batches:
+            row, whole = measured[part, batch], measured["prefill", batch]
+            least = row.get("least_milliseconds")
+            line.append(f"{row['milliseconds']:.2f} ({row['milliseconds'] / whole['milliseconds']:.1%})")
+            line.append("" if least is None else f"{least:.2f}")
+        lines.append(line)
+    header = [cell for batch in batches for cell in (f"batch {batch}, ms", "least")]
+    return markdown_table(["part", *header], lines)
+
+
+def compiled_prefill() -> str:
+    """Return a whole prefill, eager and compiled."""
     lines = [
-        [part] + [f"{times[part, b]:.2f} ({times[part, b] / times['prefill', b]:.1%})" for b in batches]
-        for part in parts
+        [
+            row["shape"],
+            f"{row['batch']}",
+            row["path"],
+            f"{row['milliseconds']:.2f}",
+            f"{row['compiled_milliseconds']:.2f}",
+            f"{row['compiled_milliseconds'] / row['milliseconds']:.2f}",
+        ]
+        for row in read("compiled-prefill")["rows"]
     ]
-    return markdown_table(["part", *(f"batch {batch}, ms" for batch in batches)], lines)
+    return markdown_table(["shape", "batch", "model", "eager, ms", "compiled, ms", "compiled over eager"], lines)
+
+
+def preprocessing(*names: str) -> str:
+    """Return the time of the processors by image backend, and its share of a request for one token."""
+    lines = [
+        [
+            row["shape"],
+            row["backend"],
+            f"{row['stock_milliseconds']:.2f}",
+            f"{row['milliseconds']:.2f}",
+            f"{row['generate_milliseconds']:.1f}",
+            f"{row['share']:.1%}",
+        ]
+        for name in names
+        for row in read(name)["rows"]
+    ]
+    header = ["shape", "image processor of", "stock processor, ms", "divprune_hf, ms", "generate, ms"]
+    return markdown_table([*header, "share of the request"], lines)
+
+
+def on_gpu() -> str:
+    """Return prefills on a GPU by shape and batch, as far as `make gpu` has measured them."""
+    lines = []
+    for shape in ("llava-1.5-7b", "llava-1.5-13b", "llava-1.6-7b", "llava-next-video-7b"):
+        if not (DOCS / "performance" / "gpu" / f"{shape}.json").is_file():
+            lines.append([shape, "not measured yet", *[""] * 6])
+            continue
+        run = read(f"gpu/{shape}")
+        by_path = {(row["batch"], row["path"]): row["prefill_ms"] for row in run["rows"]}
+        for batch in sorted({batch for batch, _ in by_path}):
+            stock, ours, oracle = (by_path[batch, path] for path in ("stock", "divprune", "oracle"))
+            cells = (f"{stock:.1f}", f"{ours:.1f}", f"{oracle:.1f}", f"{ours / oracle:.3f}", f"{stock / ours:.2f}")
+            lines.append([shape, run["hardware"], f"{batch}", *cells])
+    header = ["shape", "GPU", "batch", "prefill, ms: stock", "divprune_hf", "oracle", "over oracle", "stock over ours"]
+    return markdown_table(header, lines)
 
 
 def selection() -> str:
@@ -123,7 +180,11 @@ TABLES = {
     "tiny-cpu": lambda: generation("tiny-cpu"),
     "pocket": lambda: generation("pocket"),
     "decoding": lambda: decoding("tiny-cpu", "pocket"),
-    "profile": profile,
+    "profile": lambda: profile("profile"),
+    "profile-tiny-cpu": lambda: profile("profile-tiny-cpu"),
+    "compiled-prefill": compiled_prefill,
+    "preprocessing": lambda: preprocessing("preprocessing-tiny-cpu", "preprocessing-pocket"),
+    "on-gpu": on_gpu,
     "selection": selection,
     "loading": loading,
 }

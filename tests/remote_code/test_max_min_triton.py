@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from divprune_hf import select_diverse_tokens
-from divprune_hf.remote_code import max_min_triton
+from divprune_hf.remote_code import max_min_fast, max_min_triton
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 from tests.helpers import warm_python
 from tests.helpers.devices import needs_gpu, needs_triton
@@ -159,6 +159,16 @@ def test_picks_of_a_gpu_are_greedy_alone_and_in_a_batch(path, dtype):
     for image, indices in zip(features, picks):
         assert torch.equal(select_diverse_tokens(image, len(indices), "selection"), indices)
         assert is_greedy(image.cpu(), indices.tolist(), tolerance=1e-5)
+
+
+@needs_gpu
+@needs_triton
+def test_a_gpu_selects_with_triton():
+    """Falling back to torch is allowed, but must not go unseen on a machine that the figures come from."""
+    features = [torch.randn(m, 64, device="cuda") for m in (200, 100)]
+    with mock.patch.object(max_min_fast, "pick_greedily", side_effect=AssertionError("torch picked")):
+        picks = select_diverse_tokens_of_images(features, [20, 10])
+    assert [len(indices) for indices in picks] == [20, 10]
 
 
 @needs_gpu

@@ -96,10 +96,11 @@ def measure_preprocessing(run: PreprocessingRun) -> dict[str, Any]:
 def image_processors(size: int) -> dict[str, Any]:
     """Return CLIP's image processors that can be had here, for square pictures of `size` pixels, by their backend."""
     is_older = hasattr(transformers, "CLIPImageProcessorFast")  # transformers 4.57, where Pillow's has the plain name
-    names = ("Fast", "") if is_older else ("", "Pil")
+    of_pillow = "CLIPImageProcessor" if is_older else "CLIPImageProcessorPil"
+    names = ("CLIPImageProcessorFast" if is_older else "CLIPImageProcessor", of_pillow)
     sizes = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
     return {
-        backend: getattr(transformers, f"CLIPImageProcessor{name}").from_pretrained(pocket_llava(), **sizes)
+        backend: getattr(transformers, name).from_pretrained(pocket_llava(), **sizes)
         for backend, name in zip(("torchvision", "Pillow"), names)
         if backend == "Pillow" or is_torchvision_available()
     }
