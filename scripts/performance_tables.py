@@ -8,11 +8,14 @@ Each table stands between `<!-- table NAME -->` and `<!-- end -->`; `--check` fa
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from divprune_hf.benchmarks.shapes import NUM_TEXT_TOKENS, SHAPES
 from divprune_hf.common.markdown import markdown_table, with_tables
 from divprune_hf.common.whole_file import write_whole
+from divprune_hf.remote_code.budget import keep_count
 
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -128,6 +131,41 @@ def preprocessing(*names: str) -> str:
     return markdown_table([*header, "share of the request"], lines)
 
 
+def transformer_flops(num_layers: int, num_tokens: int, sizes: Mapping[str, int], feed_forwards: int) -> int:
+    """Return the operations of some layers: products with the weights, and attention.
+
+    Args:
+        num_layers: how many layers.
+        num_tokens: the length of the sequence.
+        sizes: "hidden_size" and "intermediate_size".
+        feed_forwards: matrices of the feed-forward part: 2, or 3 where it is gated.
+    """
+    width, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    weights = 4 * width**2 + feed_forwards * width * inner
+    return num_layers * (2 * num_tokens * weights + 4 * num_tokens**2 * width)
+
+
+def unused() -> str:
+    """Return the share of a prefill's operations that the vision layers above the one that is read would take."""
+    lines = []
+    for name, shape in SHAPES.items():
+        if shape.trained:
+            continue
+        views = {"llava": 1, "llava_next": 5, "llava_next_video": 8}[shape.family]
+        patches = (shape.vision["image_size"] // shape.vision["patch_size"]) ** 2
+        layer = views * transformer_flops(1, patches + 1, shape.vision, 2)
+        width, vision_width = shape.text["hidden_size"], shape.vision["hidden_size"]
+        projector = 2 * views * patches * (vision_width * width + width**2)
+        line = [name]
+        for ratio in (1.0, 0.098):
+            prompt = NUM_TEXT_TOKENS + keep_count(shape.num_available, retention_ratio=ratio)
+            language = transformer_flops(shape.text["num_hidden_layers"], prompt, shape.text, 3)
+            stock = shape.vision["num_hidden_layers"] * layer + projector + language
+            line.append(f"{layer / stock:.2%}")
+        lines.append(line)
+    return markdown_table(["shape", "all tokens", "9.8 % kept"], lines)
+
+
 def on_gpu() -> str:
     """Return prefills on a GPU by shape and batch, as far as `make gpu` has measured them."""
     lines = []
@@ -184,6 +222,7 @@ TABLES = {
     "profile-tiny-cpu": lambda: profile("profile-tiny-cpu"),
     "compiled-prefill": compiled_prefill,
     "preprocessing": lambda: preprocessing("preprocessing-tiny-cpu", "preprocessing-pocket"),
+    "unused-layers": unused,
     "on-gpu": on_gpu,
     "selection": selection,
     "loading": loading,

@@ -17,6 +17,7 @@ from divprune_hf.benchmarks import compiled_prefill
 from divprune_hf.benchmarks.generation import Comparison, FirstToken, GenerationRun
 from divprune_hf.benchmarks.least import flops_of_modules
 from divprune_hf.benchmarks.models import build_inputs, build_models
+from divprune_hf.benchmarks.preprocessing import image_processors
 from divprune_hf.benchmarks.shapes import LLAMA_TINY, NUM_TEXT_TOKENS, SHAPES, VIT_SMALL, Shape
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.remote_code import max_min
@@ -178,6 +179,8 @@ def test_preprocessing_measures_each_backend(tmp_path):
     for row in run["rows"]:
         ours, generate = row["milliseconds"], row["generate_milliseconds"]
         assert min(ours, generate, row["stock_milliseconds"]) > 0 and row["share"] == ours / (ours + generate)
+    parents = [" ".join(parent.__name__ for parent in type(one).__mro__) for one in image_processors(64).values()]
+    assert ["Torchvision" in names or "Fast" in names for names in parents] == [*map(bool, with_torchvision), False]
     assert run["picture"] == [60, 50] and printed.count("\n|") == 1 + len(run["rows"])
 
 

@@ -73,7 +73,7 @@ def test_pixels_are_the_stock_processors_with_each_kind_of_image_processor(make_
         pytest.importorskip("torchvision", reason="the fast image processors are torchvision's")
     made = make_checkpoint(family=family)
     name = "CLIPImageProcessor" if family == "llava" else "LlavaNextImageProcessor"
-    of_release = ("", "Fast") if hasattr(transformers, f"{name}Fast") else ("Pil", "")
+    of_release = ("Pil", "") if hasattr(transformers, f"{name}Pil") else ("", "Fast")
     image_processor = getattr(transformers, name + of_release[backend == "torchvision"]).from_pretrained(made.base)
     thin = Image.effect_noise((40, 3), 50).convert("RGB")  # of a shape that could be three channels of a row
     for pictures in ([photos[0]], [thin]) if backend == "torchvision" else ([photos[0]],):

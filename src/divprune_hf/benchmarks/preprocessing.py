@@ -95,9 +95,10 @@ def measure_preprocessing(run: PreprocessingRun) -> dict[str, Any]:
 
 def image_processors(size: int) -> dict[str, Any]:
     """Return CLIP's image processors that can be had here, for square pictures of `size` pixels, by their backend."""
-    is_older = hasattr(transformers, "CLIPImageProcessorFast")  # transformers 4.57, where Pillow's has the plain name
-    of_pillow = "CLIPImageProcessor" if is_older else "CLIPImageProcessorPil"
-    names = ("CLIPImageProcessorFast" if is_older else "CLIPImageProcessor", of_pillow)
+    # In transformers 4.57 the plain name is Pillow's, since then it is torchvision's.
+    is_newer = hasattr(transformers, "CLIPImageProcessorPil")
+    of_torchvision = "CLIPImageProcessor" if is_newer else "CLIPImageProcessorFast"
+    names = (of_torchvision, "CLIPImageProcessorPil" if is_newer else "CLIPImageProcessor")
     sizes = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
     return {
         backend: getattr(transformers, name).from_pretrained(pocket_llava(), **sizes)
