@@ -35,6 +35,26 @@ def naive_max_min(features, num_tokens):
     return picked
 
 
+def naive_centered(features, num_tokens):
+    """The same for centred max-min times distinctiveness, as its formulas tell it."""
+    m = len(features)
+    mean = [math.fsum(column) / m for column in zip(*features)]
+    centred = [[x - y for x, y in zip(row, mean)] for row in features]
+    distances = [[naive_distance(a, b) for b in centred] for a in centred]
+    # 1 - distance is the cosine, but for zero rows, which are like none here.
+    alike = [math.fsum(1 - naive_distance(a, b) for b in features if any(a) and any(b)) / m for a in features]
+    spread = max(alike) - min(alike)
+    weights = [(max(alike) - one) / spread if spread >= 2**-20 else 1.0 for one in alike]
+
+    def value(i, others):
+        return weights[i] * min((distances[i][j] for j in others), default=math.inf)
+
+    picked = [max(range(m), key=lambda i: (value(i, [j for j in range(m) if j != i]), -i))]
+    while len(picked) < num_tokens:
+        picked.append(max((i for i in range(m) if i not in picked), key=lambda i: (value(i, picked), -i)))
+    return picked
+
+
 def exact_features(seed, m, d, dtype=torch.float32):
     """Rows of +-1. With D a power of 4 norms and products are exact in float32, so distances are too."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The picks of `max_min.py`, for a batch of images at once and at less cost; for long videos and on GPUs too."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -21,6 +22,8 @@ LARGEST_MATRIX = {"cpu": 8192**2, "cuda": 20480**2}
 LAZY_ABOVE = 6144
 # Up to this many, images of one size go together. A CPU gains while all of it stays in its caches: on small images.
 LARGEST_BATCH = {"cpu": 2**20, "cuda": 20480**2}
+# What a selector makes of the features of an image: others, `(M, D)`, and a weight for each of them, `(M,)`.
+Prepare = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = "raster") -> torch.Tensor:
@@ -44,7 +47,7 @@ def select_diverse_tokens(features: torch.Tensor, num_tokens: int, order: str = 
 
 
 def select_diverse_tokens_of_images(
-    features: Sequence[torch.Tensor], counts: Sequence[int], order: str = "raster"
+    features: Sequence[torch.Tensor], counts: Sequence[int], order: str = "raster", prepare: Prepare | None = None
 ) -> list[torch.Tensor]:
     """Select the tokens of each image of a batch together, as `select_diverse_tokens` does alone.
 
@@ -52,6 +55,8 @@ def select_diverse_tokens_of_images(
         features (sequence of `torch.Tensor` of shape `(M, D)`): each image has its own M; one dtype, one device.
         counts (sequence of `int`): how many tokens to keep of each image, clamped to [1, M].
         order (`str`): see `select_diverse_tokens`.
+        prepare (*optional*): what to pick from instead; the smallest distance of each token is then multiplied by its
+            weight, from 0 to 1, before the largest is picked.
 
     Returns:
         A list of one `torch.LongTensor` of shape `(K,)` per image.
@@ -71,7 +76,7 @@ def select_diverse_tokens_of_images(
     picks_of: dict[int, torch.Tensor] = {}
     with torch.inference_mode():  # without what autograd adds to each call, a tenth of a small selection
         for group in groups_of_one_size(features, pruned):
-            picks = pick_tokens([features[i] for i in group], [kept[i] for i in group], ascending)
+            picks = pick_tokens([features[i] for i in group], [kept[i] for i in group], ascending, prepare)
             picks_of.update(zip(group, picks))
     # Copied: autograd refuses tensors from inference mode as indices of features that are trained.
     copies = torch.cat(list(picks_of.values())).split([len(picks) for picks in picks_of.values()]) if picks_of else ()
@@ -99,27 +104,43 @@ def max_min_picks(images: Images) -> list[torch.Tensor]:
     return select_diverse_tokens_of_images(images.features, images.counts, images.order)
 
 
-def pick_tokens(features: list[torch.Tensor], counts: list[int], ascending: bool) -> list[torch.Tensor]:
+def pick_tokens(
+    features: list[torch.Tensor], counts: list[int], ascending: bool, prepare: Prepare | None = None
+) -> list[torch.Tensor]:
     """Return the picks of each image, made in the way that suits the device and the number of tokens.
 
     Args:
         features: of each image, `(M, D)`; all have one M.
         counts: how many tokens to pick of each image (K).
         ascending: whether picks are returned ascending or in the order of picking.
+        prepare: see `select_diverse_tokens_of_images`.
     """
-    device = features[0].device.type
-    if len(features[0]) > LAZY_ABOVE and may_be_read(features[0]):
-        picks = torch.stack([pick_lazily(image, max(counts)) for image in features])
+    device, may_read = features[0].device.type, may_be_read(features[0])
+    weights: Sequence[torch.Tensor | None] = [None] * len(features)
+    if prepare is not None:
+        features, weights = map(list, zip(*map(prepare, features)))
+    if len(features[0]) > LAZY_ABOVE and may_read:
+        picks = torch.stack([pick_lazily(image, max(counts), *of_it) for image, *of_it in zip(features, weights)])
     elif len(features[0]) ** 2 > LARGEST_MATRIX.get(device, LARGEST_MATRIX["cpu"]):
         (image,), (num_kept,) = features, counts
-        picks = pick_by_blocks(image, num_kept).unsqueeze(0)
+        picks = pick_by_blocks(image, num_kept, weights[0]).unsqueeze(0)
     else:
         distances, nearest, ceiling = cosine_distances(features)
+        if prepare is not None:
+            weigh_(distances, nearest, torch.stack([weight for weight in weights if weight is not None]))
         if runs_on(distances):
             return pick_with_triton(distances, nearest, ceiling, counts, ascending)
         picks = pick_greedily(distances, nearest, ceiling, max(counts))
     picks_of_images = [row[:num_kept] for row, num_kept in zip(picks, counts)]
     return [row.sort().values for row in picks_of_images] if ascending else picks_of_images
+
+
+def weigh_(distances: torch.Tensor, nearest: torch.Tensor, weights: torch.Tensor) -> None:
+    """Multiply distances to each token, `(images, M, M)`, and nearest ones by its weight, `(images, M)`, in place."""
+    # As no weight is negative, the smallest distance times a weight is the smallest of the products.
+    distances.mul_(weights.unsqueeze(1)).nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    distances.diagonal(dim1=1, dim2=2).fill_(-math.inf)  # 0 times -Inf is NaN
+    nearest.mul_(weights)
 
 
 def pick_greedily(distances: torch.Tensor, nearest: torch.Tensor, ceiling: torch.Tensor, num_kept: int) -> torch.Tensor:

@@ -19,12 +19,14 @@ ROWS_PER_BLOCK = 1024
 ENTRIES_PER_BLOCK = {"cpu": 2**19, "cuda": 2**26}
 
 
-def pick_by_blocks(features: torch.Tensor, num_kept: int) -> torch.Tensor:
+def pick_by_blocks(features: torch.Tensor, num_kept: int, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Pick the most diverse rows by greedy max-min cosine distance, without a matrix of all distances.
 
     Args:
         features (`torch.Tensor` of shape `(M, D)`).
         num_kept (`int`): how many rows to pick, at most M.
+        weights (`torch.Tensor` of shape `(M,)`, *optional*): what each row's smallest distance is multiplied by before
+            the largest product is picked; not negative.
 
     Returns:
         `torch.LongTensor` of shape `(num_kept,)`, in the order of picking. Where distances are exact the picks are
@@ -36,15 +38,21 @@ def pick_by_blocks(features: torch.Tensor, num_kept: int) -> torch.Tensor:
     buffer = scale.new_empty(min(num_rows, len(features)), features.shape[1])
     row, picks = torch.empty_like(scale), torch.empty(num_kept, dtype=torch.long, device=features.device)
     inverse_norm, is_zero, smallest = row_statistics(row_products_(row, buffer, features, scale))
-    nearest = torch.minimum(nearest_distances(features, scale), smallest)
+    nearest = torch.minimum(weighed_(nearest_distances(features, scale), weights), smallest)
     torch.argmax(nearest, dim=0, keepdim=True, out=picks[:1])
     for step in range(1, num_kept):
         last = picks[step - 1 : step]
         row_products_(row, buffer, features, scale, last)
         to_distances_(row.unsqueeze(0), inverse_norm[last], inverse_norm, is_zero[last], is_zero)
+        weighed_(row, weights)
         torch.minimum(smallest, row, out=smallest).index_fill_(0, last, -math.inf)
         torch.argmax(smallest, dim=0, keepdim=True, out=picks[step : step + 1])
     return picks
+
+
+def weighed_(distances: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Multiply distances to all rows by the weights of the rows, in place; Inf stays Inf."""
+    return distances if weights is None else distances.mul_(weights).nan_to_num_(nan=math.inf, posinf=math.inf)
 
 
 def nearest_distances(features: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

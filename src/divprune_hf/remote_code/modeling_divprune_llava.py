@@ -12,6 +12,7 @@ from .pruning_divprune import DivPruneModelMixin
 # transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
 from .baseline_selectors import uniform_picks  # noqa: F401
 from .budget import check_ratio  # noqa: F401
+from .centered_fast import centered_picks  # noqa: F401
 from .checkpoint_keys import read_base_checkpoints  # noqa: F401
 from .compat_generation import GenerationBefore523  # noqa: F401
 from .fast_distances import cosine_distances  # noqa: F401

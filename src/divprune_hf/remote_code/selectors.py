@@ -62,6 +62,11 @@ SELECTORS = {
         label="DivPrune (max_min)",
         sentence="the most diverse ones (DivPrune, CVPR 2025:\ngreedy max-min cosine distance)",
     ),
+    "centered": Selector(
+        "centered_fast.centered_picks",
+        label="centred max-min",
+        sentence="the most diverse ones that are also\ndistinct from the picture as a whole (centred max-min)",
+    ),
     "random": Selector(
         "baseline_selectors.random_picks",
         label="random",
