@@ -35,24 +35,16 @@ def naive_max_min(features, num_tokens):
     return picked
 
 
-def naive_centered(features, num_tokens):
-    """The same for centred max-min times distinctiveness, as its formulas tell it."""
+def naive_weights_and_distances(features):
+    """The weight of each token and the centred distances of all pairs, as the formulas of centred max-min tell them."""
     m = len(features)
     mean = [math.fsum(column) / m for column in zip(*features)]
     centred = [[x - y for x, y in zip(row, mean)] for row in features]
     distances = [[naive_distance(a, b) for b in centred] for a in centred]
-    # 1 - distance is the cosine, but for zero rows, which are like none here.
-    alike = [math.fsum(1 - naive_distance(a, b) for b in features if any(a) and any(b)) / m for a in features]
+    alike = [math.fsum(1 - naive_distance(a, b) for j, b in enumerate(features) if j != i) / (m - 1)
+             for i, a in enumerate(features)]  # fmt: skip
     spread = max(alike) - min(alike)
-    weights = [(max(alike) - one) / spread if spread >= 2**-20 else 1.0 for one in alike]
-
-    def value(i, others):
-        return weights[i] * min((distances[i][j] for j in others), default=math.inf)
-
-    picked = [max(range(m), key=lambda i: (value(i, [j for j in range(m) if j != i]), -i))]
-    while len(picked) < num_tokens:
-        picked.append(max((i for i in range(m) if i not in picked), key=lambda i: (value(i, picked), -i)))
-    return picked
+    return [(max(alike) - one) / spread if spread >= 2**-20 else 1.0 for one in alike], distances
 
 
 def exact_features(seed, m, d, dtype=torch.float32):

@@ -42,10 +42,10 @@ def test_selection_measures_every_path(tmp_path):
     run = json.loads((tmp_path / "rows.json").read_text())
     rows = run["rows"]
     measured = [(row["tokens"], row["kept"], row["path"]) for row in rows]
-    assert measured == [(m, m // 10, path) for m in (40, 60) for path in ("gram", "naive", "torch")]
+    assert measured == [(m, m // 10, path) for m in (40, 60) for path in ("gram", "naive", "torch", "centered")]
     assert all(row["milliseconds"] > 0 and row["over_gram"] > 0 and row["batch"] == 1 for row in rows)
     assert all((row["device"], row["dtype"]) == ("cpu", "float32") for row in rows)
-    assert printed.count("\n|") == 7
+    assert printed.count("\n|") == 9
     assert list(run) == ["rows", "versions", "hardware", "threads", "date"] and run["threads"] == 2
 
 
@@ -55,8 +55,10 @@ def test_an_installed_wheel_measures_in_processes_of_their_own(installed_wheel, 
     environment = {**os.environ, "PYTHONPATH": str(installed_wheel)}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"][3:]
-    assert [(row["tokens"], row["kept"], row["path"]) for row in rows] == [(80, 8, "gram"), (80, 8, "torch")]
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"][4:]
+    assert [(row["tokens"], row["kept"], row["path"]) for row in rows] == [
+        (80, 8, path) for path in ("gram", "torch", "centered")
+    ]
     assert all(row["milliseconds"] > 0 and row["bytes_beyond_input"] >= 0 for row in rows)
 
 

@@ -45,6 +45,14 @@ def test_the_tables_of_positions_are_those_of_their_run():
     assert f"the last figure to {of_place['accuracy']:.1%}" in (ROOT / "README.md").read_text().replace("\n", " ")
 
 
+def test_the_tables_of_the_centred_selector_are_those_of_its_run():
+    run = json.loads((RESULTS.parent / "centered" / "results.json").read_text(encoding="utf-8"))
+    assert {row["selector"] for row in run["means"]} == {"max_min", "centered"}
+    for block in accuracy_tables(run).strip().split("\n\n"):
+        assert block in EVIDENCE
+    assert run["hardware"] in EVIDENCE and run["date"] in EVIDENCE
+
+
 def test_the_table_of_layers_is_that_of_its_run():
     run = json.loads((RESULTS.parent / "layers" / "results.json").read_text(encoding="utf-8"))
     labels = {"max_min": "0, compact", "max_min original": "0, original positions"}

@@ -1,4 +1,4 @@
-"""The time of the selection, beside the Gram product that it contains and beside the naive loop.
+"""The time of the selection, beside the Gram product that it contains, the naive loop, and centred max-min.
 
     divprune-hf bench selection [--json FILE] [--repeats N] [--threads N] [--device cpu|cuda]
         [--shapes M/K [M/K ...]] [--batches B [B ...]] [--long [M/K ...]]
@@ -24,6 +24,7 @@ from divprune_hf.benchmarks.measuring import dtype_on, highest_bytes, torch_thre
 from divprune_hf.common.markdown import markdown_row, markdown_table
 from divprune_hf.common.own_process import run_python
 from divprune_hf.remote_code import max_min_triton
+from divprune_hf.remote_code.centered_fast import centred_and_weights
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens_of_images
 
 
@@ -77,12 +78,18 @@ def select(features: Sequence[torch.Tensor], num_kept: int) -> None:
     select_diverse_tokens_of_images(list(features), [num_kept] * len(features))
 
 
+def select_centered(features: Sequence[torch.Tensor], num_kept: int) -> None:
+    """Select as a model with the selector `centered` does."""
+    select_diverse_tokens_of_images(list(features), [num_kept] * len(features), prepare=centred_and_weights)
+
+
 # "torch" and "triton" call the same function; `seconds_of` decides whether it may launch Triton.
 PATHS: dict[str, Callable[[Sequence[torch.Tensor], int], None]] = {
     "gram": gram,
     "naive": naive,
     "torch": select,
     "triton": select,
+    "centered": select_centered,
 }
 
 
@@ -176,7 +183,7 @@ def random_features(num_available: int, batch: int, device: torch.device) -> lis
 def seconds_of(path: str, features: Sequence[torch.Tensor], num_kept: int) -> float:
     """Return the time of one path, by the clock of the device."""
     run = PATHS[path]
-    use_triton = max_min_triton.can_launch_on if path == "triton" else lambda device: False
+    use_triton = max_min_triton.can_launch_on if path in ("triton", "centered") else lambda device: False
     with mock.patch.object(max_min_triton, "can_launch_on", use_triton):
         if not features[0].is_cuda:
             started = time.perf_counter()

@@ -59,6 +59,8 @@ def run_ask(options: Namespace) -> None:
     print(answer.text)
     print(f"{answer.num_kept} of {answer.num_available} visual tokens kept", file=sys.stderr)
     if options.show is not None:
+        if answer.radius is not None:
+            print(f"covering radius {answer.radius:.2f}", file=sys.stderr)
         save_picture(answer.picture, options.show)
 
 

@@ -23,12 +23,15 @@ class Prompt:
     Attributes:
         inputs: what the processor returned, on the model's device.
         picks: indices of the kept visual tokens.
+        radius: the largest cosine distance of a dropped token to its nearest kept one; None where a deeper layer drops
+            tokens.
         num_available: the number of visual tokens before pruning.
         picture: a drawing of the kept patches.
     """
 
     inputs: BatchFeature
     picks: list[int]
+    radius: float | None
     num_available: int
     picture: Image.Image
 
@@ -43,6 +46,8 @@ class Answer:
         num_available: the number of visual tokens before pruning.
         num_prompt_tokens: the length of the prompt, text and kept visual tokens together.
         picture: a drawing of the kept patches.
+        radius: the largest cosine distance of a dropped token to its nearest kept one, from 0 to 2; None where a deeper
+            layer drops tokens.
     """
 
     text: str
@@ -50,6 +55,7 @@ class Answer:
     num_available: int
     num_prompt_tokens: int
     picture: Image.Image
+    radius: float | None = None
 
 
 def ask(
@@ -100,9 +106,9 @@ def picture_prompt(model: Any, processor: Any, picture: Image.Image, question: s
     """Return the prompt of a question about a picture."""
     text = chat_prompt(processor, "image", question)
     inputs = processor(images=[picture], text=[text], return_tensors="pt").to(model.device, model.dtype)
-    picks = picks_of(model, inputs, "image")
+    picks, radius = picks_of(model, inputs, "image")
     (num_available,) = processor.count_image_tokens(inputs)
-    return Prompt(inputs, picks, num_available, draw_views(picture, inputs, processor, picks))
+    return Prompt(inputs, picks, radius, num_available, draw_views(picture, inputs, processor, picks))
 
 
 def video_prompt(model: Any, processor: Any, frames: np.ndarray, question: str) -> Prompt:
@@ -110,25 +116,26 @@ def video_prompt(model: Any, processor: Any, frames: np.ndarray, question: str) 
     check_takes_videos(processor.takes_videos, type(model).__name__)
     text = chat_prompt(processor, "video", question)
     inputs = processor(videos=[frames], text=[text], return_tensors="pt").to(model.device, model.dtype)
-    picks = picks_of(model, inputs, "video")
+    picks, radius = picks_of(model, inputs, "video")
     (num_available,) = processor.count_video_tokens(inputs)
-    return Prompt(inputs, picks, num_available, draw_frames(inputs, processor, picks))
+    return Prompt(inputs, picks, radius, num_available, draw_frames(inputs, processor, picks))
 
 
-def picks_of(model: Any, inputs: Any, modality: Literal["image", "video"]) -> list[int]:
-    """Return the indices of the visual tokens that a model keeps of a prompt's only picture or video."""
+def picks_of(model: Any, inputs: Any, modality: Literal["image", "video"]) -> tuple[list[int], float | None]:
+    """Return which visual tokens of a prompt's only picture or video a model keeps, and their covering radius."""
     if getattr(model.config.divprune_config, "layer", 0):
         token_id = model.config.image_token_id if modality == "image" else model.config.video_token_id
         (slots,) = model.select_prompt_tokens(**inputs)
         placeholders = (inputs["input_ids"][0] == token_id).nonzero()[:, 0]
-        return torch.isin(placeholders, slots).nonzero()[:, 0].tolist()
+        return torch.isin(placeholders, slots).nonzero()[:, 0].tolist(), None
     if modality == "image":
         names = ["pixel_values", "image_sizes", "num_image_tokens_kept"]
-        (picks,) = model.select_image_tokens(**{name: inputs[name] for name in names if name in inputs})
+        select = model.select_image_tokens
     else:
         names = ["pixel_values_videos", "num_video_tokens_kept"]
-        (picks,) = model.select_video_tokens(**{name: inputs[name] for name in names})
-    return picks.tolist()
+        select = model.select_video_tokens
+    (picks,), radius = select(**{name: inputs[name] for name in names if name in inputs}, return_radius=True)
+    return picks.tolist(), float(radius)
 
 
 def check_max_new_tokens(max_new_tokens: int) -> None:
@@ -196,4 +203,4 @@ def answer(model: Any, processor: Any, prompt: Prompt, max_new_tokens: int) -> A
     tokens = model.generate(**prompt.inputs, max_new_tokens=max_new_tokens, do_sample=False)
     num_prompt_tokens = prompt.inputs["input_ids"].shape[1]
     text = processor.decode(tokens[0, num_prompt_tokens:], skip_special_tokens=True).strip()
-    return Answer(text, len(prompt.picks), prompt.num_available, num_prompt_tokens, prompt.picture)
+    return Answer(text, len(prompt.picks), prompt.num_available, num_prompt_tokens, prompt.picture, prompt.radius)

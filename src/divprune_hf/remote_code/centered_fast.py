@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from .fast_distances import SCALED_TOGETHER, distance_dtype, far_from_the_ends, may_be_read
+from .fast_distances import distance_dtype, far_from_the_ends, may_be_read
 from .max_min import NOISE
 from .max_min_fast import select_diverse_tokens_of_images
 from .selectors import Images
@@ -25,7 +25,9 @@ def centred_and_weights(features: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     rows = features.to(distance_dtype(features))
     norms = torch.linalg.vector_norm(rows, dim=1)
     if may_be_read(rows) and far_from_the_ends(norms * norms):
-        return centred_usual(rows, 1 / norms)
+        inverse_norms = 1 / norms
+        mean, direction = (torch.stack([torch.ones_like(norms), inverse_norms]) / len(rows)) @ rows
+        return rows - mean, distinctiveness(rows @ direction * inverse_norms)
     is_good = torch.isfinite(rows).all(dim=1)
     known = rows.masked_fill(~is_good.unsqueeze(1), 0)
     # Exact: by a power of two, so that no sum or square over- or underflows.
@@ -37,18 +39,6 @@ def centred_and_weights(features: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     likeness = (known @ (known.T @ inverse_norms / len(rows))) * inverse_norms
     centred = torch.where(is_good.unsqueeze(1), known - mean, math.nan)
     return centred, distinctiveness(likeness, is_good)
-
-
-def centred_usual(rows: torch.Tensor, inverse_norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the same for finite rows of usual length, block by block, so that each is read once from memory."""
-    shares = torch.stack([torch.ones_like(inverse_norms), inverse_norms]) / len(rows)
-    mean, direction = shares @ rows
-    centred, likeness = torch.empty_like(rows), torch.empty_like(inverse_norms)
-    rows_per_block = max(1, SCALED_TOGETHER // rows.shape[1])
-    for block, out, products in zip(*(tensor.split(rows_per_block) for tensor in (rows, centred, likeness))):
-        torch.mv(block, direction, out=products)
-        torch.sub(block, mean, out=out)
-    return centred, distinctiveness(likeness.mul_(inverse_norms))
 
 
 def distinctiveness(likeness: torch.Tensor, is_good: torch.Tensor | None = None) -> torch.Tensor:

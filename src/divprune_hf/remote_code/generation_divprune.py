@@ -89,7 +89,7 @@ class DivPruneHeadMixin(MadeFromStock, GenerationCompat):
             )
         return super().init_continuous_batching(*args, **kwargs)
 
-    def select_image_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+    def select_image_tokens(self, *args: Any, **kwargs: Any) -> Any:
         """See the inner model's `select_image_tokens`."""
         return self.model.select_image_tokens(*args, **kwargs)
 
@@ -144,6 +144,6 @@ class DivPruneVideoHeadMixin(DivPruneHeadMixin):
 
     extended: dict[str, tuple[str, ...]] = {**DivPruneHeadMixin.extended, "forward": (IMAGE.counts, VIDEO.counts)}
 
-    def select_video_tokens(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+    def select_video_tokens(self, *args: Any, **kwargs: Any) -> Any:
         """See the inner model's `select_video_tokens`."""
         return self.model.select_video_tokens(*args, **kwargs)

@@ -13,6 +13,7 @@ import torch
 from transformers import PretrainedConfig
 
 from .configuration_divprune import overridden_config
+from .covering_radius import covering_radius
 from .layer_pruning import LayerMixin, Pool
 from .no_waiting import PlaceholdersWithoutWaiting
 from .prompt_counts import (
@@ -54,7 +55,7 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, VisionLayers
     extended = {
         "forward": (IMAGE.counts,),
         "get_image_features": (IMAGE.counts,),
-        "select_image_tokens": (IMAGE.counts,),
+        "select_image_tokens": (IMAGE.counts, "return_radius"),
         "get_placeholder_mask": (),
     }
     taking_what = {"select_image_tokens": "get_image_features"}
@@ -93,7 +94,7 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, VisionLayers
         """Return the stock method's output with each image's kept features, (K, width), in place of all, (M, width)."""
         return self._get_kept_features(IMAGE, super().get_image_features, inputs)
 
-    def select_image_tokens(self, **inputs: Any) -> list[torch.Tensor]:
+    def select_image_tokens(self, **inputs: Any) -> Any:
         """Return which visual tokens of each image are kept; takes what `get_image_features` takes.
 
         Args:
@@ -102,10 +103,12 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, VisionLayers
                 for the families that see pictures at any resolution.
             num_image_tokens_kept (`torch.LongTensor` of shape `(num_images,)`, *optional*): the budget of each image;
                 without it `config.divprune_config` decides.
+            return_radius (`bool`): also return `torch.Tensor` of shape `(num_images,)`: see `covering_radius.py`.
 
         Returns:
             A list with one `torch.LongTensor` of shape `(K,)` per image: indices into its M visual tokens, ascending
-            or in the order of picking, as `config.divprune_config.order` says.
+            or in the order of picking, as `config.divprune_config.order` says; with `return_radius` a tuple of it and
+            the radii.
         """
         return self._select_tokens(IMAGE, super().get_image_features, inputs)
 
@@ -187,15 +190,15 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, VisionLayers
         return outputs.to_tuple() if as_tuple else outputs
 
     @torch.no_grad()
-    def _select_tokens(
-        self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict
-    ) -> list[torch.Tensor]:
+    def _select_tokens(self, modality: Modality, get_all_features: Callable[..., Any], inputs: dict) -> Any:
         inputs.pop("return_dict", None)
+        return_radius = inputs.pop("return_radius", False)
         _, all_features, all_picks = self._encode_and_select(modality, get_all_features, inputs)
-        return [
+        indices = [
             torch.arange(len(features), device=features.device) if picks is None else picks
             for features, picks in zip(all_features, all_picks)
         ]
+        return (indices, torch.stack(list(map(covering_radius, all_features, all_picks)))) if return_radius else indices
 
 
 class DivPruneVideoModelMixin(DivPruneModelMixin):
@@ -220,18 +223,25 @@ class DivPruneVideoModelMixin(DivPruneModelMixin):
         return self._get_kept_features(VIDEO, super().get_video_features, inputs)
 
     def select_video_tokens(
-        self, pixel_values_videos: torch.Tensor, num_video_tokens_kept: Any = None, **inputs: Any
-    ) -> list[torch.Tensor]:
+        self,
+        pixel_values_videos: torch.Tensor,
+        num_video_tokens_kept: Any = None,
+        return_radius: bool = False,
+        **inputs: Any,
+    ) -> Any:
         """Return which visual tokens of each video are kept.
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(num_videos, num_frames, channels, height, width)`).
             num_video_tokens_kept (`torch.LongTensor` of shape `(num_videos,)`, *optional*): the budget of each video;
                 without it `config.divprune_config` decides.
+            return_radius (`bool`): also return `torch.Tensor` of shape `(num_videos,)`: see `covering_radius.py`.
 
         Returns:
             A list with one `torch.LongTensor` of shape `(K,)` per video: indices into its M visual tokens, frame by
-            frame, ascending or in the order of picking, as `config.divprune_config.order` says.
+            frame, ascending or in the order of picking, as `config.divprune_config.order` says; with `return_radius` a
+            tuple of it and the radii.
         """
         inputs |= {VIDEO.pixels: pixel_values_videos, VIDEO.counts: num_video_tokens_kept}
+        inputs["return_radius"] = return_radius
         return self._select_tokens(VIDEO, super().get_video_features, inputs)

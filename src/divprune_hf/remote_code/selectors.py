@@ -85,6 +85,6 @@ def selector_named(name: str) -> Selector:
     """The entry of `SELECTORS`; a `ValueError` where there is none."""
     if name not in SELECTORS:
         raise ValueError(
-            f"Got selector={name!r}, expected one of {tuple(SELECTORS)}: DivPrune, or a baseline to compare it with."
+            f"Got selector={name!r}, expected one of {tuple(SELECTORS)}: DivPrune, centred max-min, or a baseline."
         )
     return SELECTORS[name]

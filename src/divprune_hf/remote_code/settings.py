@@ -147,7 +147,7 @@ SETTINGS: dict[str, Setting] = {
     "selector": Setting(
         kind=str,
         check=check_selector,
-        help="DivPrune (max_min), or a baseline to compare it with",
+        help="DivPrune (max_min), centred max-min, or a baseline to compare them with",
         default="max_min",
         choices=tuple(SELECTORS),
         written=False,
