@@ -92,7 +92,7 @@ def measure(run: PrefillRun, models: dict[str, Any], batch: int) -> list[dict[st
 def graph_breaks(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Return how often the graph of a forward breaks, and the places that torch names: "file, function: reason"."""
     explained = torch._dynamo.explain(model)(**inputs, logits_to_keep=1)
-    places = {}
+    places: dict[str, None] = {}
     for broken in explained.break_reasons:
         if broken.user_stack:
             innermost = broken.user_stack[-1]

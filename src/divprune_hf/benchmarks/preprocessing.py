@@ -77,7 +77,7 @@ def measure_preprocessing(run: PreprocessingRun) -> dict[str, Any]:
         rows = []
         for backend, image_processor in image_processors(size).items():
             stock.image_processor = ours.image_processor = image_processor
-            calls = {
+            calls: dict[str, Callable[[], Any]] = {
                 "stock_milliseconds": partial(stock, images=picture, text=PROMPT, return_tensors="pt"),
                 "milliseconds": partial(ours, images=picture, text=PROMPT, return_tensors="pt"),
                 "generate_milliseconds": generate,
