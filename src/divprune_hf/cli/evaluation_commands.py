@@ -4,12 +4,16 @@ Only names are imported here. torch and matplotlib come with the modules that th
 """
 
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from divprune_hf.remote_code.selectors import SELECTORS
 from divprune_hf.remote_code.settings import SETTINGS
+
+
+BASELINES = ("pool", "merge")  # those of `evaluation/baselines`, which import torch
 
 
 def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
@@ -29,7 +33,7 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         metavar="B",
         help="shares (0.098, 1.0) or numbers (64) of visual tokens, or shares of the language model's FLOPs (60%%)",
     )
-    add_selectors(evaluate)
+    add_selectors(evaluate, BASELINES)
     positions = SETTINGS["positions"]
     evaluate.add_argument(
         "--positions",
@@ -74,15 +78,16 @@ def add_model(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a stock base or a variant: a folder, or the id of a Hub repo")
 
 
-def add_selectors(parser: ArgumentParser) -> None:
-    """Add the flag that names selectors."""
+def add_selectors(parser: ArgumentParser, baselines: Sequence[str] = ()) -> None:
+    """Add the flag that names selectors, and methods beside them that make new features."""
+    also = f", {', '.join(baselines)} (all but the last {len(baselines)})" if baselines else " (all)"
     parser.add_argument(
         "--selectors",
         nargs="+",
-        choices=SELECTORS,
+        choices=[*SELECTORS, *baselines],
         default=list(SELECTORS),
         metavar="S",
-        help=f"some of {', '.join(SELECTORS)} (all)",
+        help=f"some of {', '.join(SELECTORS)}{also}",
     )
 
 

@@ -9,12 +9,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from divprune_hf.cards.flops import tokens_for_flops
+from divprune_hf.evaluation.baselines import BASELINES, Baseline
 from divprune_hf.evaluation.questions import Question
 from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.ask import chat_prompt
 from divprune_hf.inference.budget import set_budget
 from divprune_hf.inference.pictures import read_picture
 from divprune_hf.remote_code.configuration_divprune import check_layer_exists
+from divprune_hf.remote_code.token_selection import feature_list
 
 
 SELECTION_INPUTS = ("pixel_values", "image_sizes", "num_image_tokens_kept")
@@ -70,7 +72,13 @@ def selection_inputs(inputs: Any) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def generate_answers(
-    model: Any, processor: Any, pictures: Sequence[Image.Image], texts: Sequence[str], *, max_new_tokens: int
+    model: Any,
+    processor: Any,
+    pictures: Sequence[Image.Image],
+    texts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    baseline: Baseline | None = None,
 ) -> dict[str, list[Any]]:
     """Return greedy answers to questions, each about a picture.
 
@@ -80,20 +88,45 @@ def generate_answers(
         pictures: a picture for each question.
         texts: the questions.
         max_new_tokens: the longest answer, in tokens.
+        baseline: what makes new features of each picture's, at most as many as the budget keeps.
 
     Returns:
         dict of "answers" (texts), "text_tokens" (of the prompt), "visual_tokens" (before pruning) and "kept_tokens".
     """
     prompts = [chat_prompt(processor, "image", text) for text in texts]
-    inputs = processor(images=list(pictures), text=prompts, padding=True, padding_side="left", return_tensors="pt")
+    padding = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+    inputs = processor(images=list(pictures), text=prompts, **padding)
+    compressed = None if baseline is None else compressed_features(model, processor, inputs, baseline)
+    if compressed is not None and list(map(len, compressed)) != inputs["num_image_tokens_kept"].tolist():
+        (num_tokens,) = set(map(len, compressed))  # one placeholder for each; only single views come to fewer
+        inputs = processor(images=list(pictures), text=prompts, num_tokens=num_tokens, **padding)
     num_available, num_kept = processor.count_image_tokens(inputs), inputs["num_image_tokens_kept"].tolist()
     placeholders = inputs["input_ids"] == model.config.image_token_id
     text_tokens = (inputs["attention_mask"].sum(1) - placeholders.sum(1)).tolist()
     inputs = inputs.to(model.device, model.dtype)
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    new_tokens = output[:, inputs["input_ids"].shape[1] :]
+    if compressed is None:
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        new_tokens = output[:, inputs["input_ids"].shape[1] :]
+    else:
+        embeds = model.get_input_embeddings()(inputs["input_ids"])
+        embeds[placeholders.to(embeds.device)] = torch.cat(compressed).to(embeds.device, embeds.dtype)
+        prompt = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+        new_tokens = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)
     answers = [answer.strip() for answer in processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
     return dict(zip(COLUMNS, (answers, text_tokens, num_available, num_kept)))
+
+
+def compressed_features(model: Any, processor: Any, inputs: Any, baseline: Baseline) -> list[torch.Tensor]:
+    """Return what a baseline makes of the features of each picture, at most as many as the processor counted for it."""
+    counts = {"num_image_tokens_kept": torch.tensor(processor.count_image_tokens(inputs))}
+    pixels = {name: inputs[name].to(model.device) for name in ("pixel_values", "image_sizes") if name in inputs}
+    pixels["pixel_values"] = pixels["pixel_values"].to(model.dtype)
+    outputs = model.model.get_image_features(**pixels, **counts)
+    all_features = feature_list(outputs)
+    return [
+        baseline.compress(features, int(most))
+        for features, most in zip(all_features, inputs["num_image_tokens_kept"], strict=True)
+    ]
 
 
 def answer_questions(
@@ -119,7 +152,14 @@ def answer_questions(
             files = [str(questions[index].image) for index in batch]
             read = {file: read_picture(file) for file in dict.fromkeys(files)}
             pictures, texts = [read[file] for file in files], [questions[index].text for index in batch]
-            answered = generate_answers(model, processor, pictures, texts, max_new_tokens=max_new_tokens)
+            answered = generate_answers(
+                model,
+                processor,
+                pictures,
+                texts,
+                max_new_tokens=max_new_tokens,
+                baseline=BASELINES.get(setting.selector),
+            )
             for name, values in answered.items():
                 for index, value in zip(batch, values, strict=True):
                     columns[name][index] = value

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from divprune_hf.common.markdown import markdown_table
+from divprune_hf.evaluation.baselines import BASELINES
+from divprune_hf.evaluation.settings import draws
 from divprune_hf.remote_code.selectors import SELECTORS
 
 
 # Colours that colour-blind readers can tell apart, and markers for print.
 PALETTE = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
-STYLES = dict(zip(SELECTORS, itertools.cycle(PALETTE)))
+STYLES = dict(zip([*SELECTORS, *BASELINES], itertools.cycle(PALETTE)))
 LAYER_COLOURS = ["#7FB8DA", "#9E9E9E", "#C9A227", "#8C564B"]
-LABELS = {name: selector.label for name, selector in SELECTORS.items()}
+LABELS = {name: method.label for name, method in [*SELECTORS.items(), *BASELINES.items()]}
 
 
 def accuracy_tables(report: dict[str, Any]) -> str:
@@ -36,7 +38,7 @@ def header_of(rows: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> list[st
     seeds = max(row["seeds"] for row in rows)
     methods = list(dict.fromkeys(map(method_of, rows)))
     names = [
-        f"{method}, mean of {seeds} seeds" if SELECTORS[firsts[method]["selector"]].uses_seed and seeds > 1 else method
+        f"{method}, mean of {seeds} seeds" if draws(firsts[method]["selector"]) and seeds > 1 else method
         for method in methods
     ]
     leads = [f"{methods[0]} - {other}" for other in unique(gaps, "other")]

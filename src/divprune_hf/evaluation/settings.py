@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from divprune_hf.evaluation.baselines import BASELINES
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.selectors import selector_named
 from divprune_hf.remote_code.settings import SETTINGS
@@ -17,7 +18,7 @@ class Setting:
     """A selector at a budget, and where its tokens stand.
 
     Args:
-        selector: a name of `SELECTORS`.
+        selector: a name of `SELECTORS`, or of `BASELINES`, which make new features of an image's.
         budget: a share of the visual tokens (float), their number (int), or a share of the language model's FLOPs over
             an unpruned prompt, as text ("60%").
         seed: the seed of a selector that draws.
@@ -36,11 +37,15 @@ class Setting:
 
     def __post_init__(self) -> None:
         DivPruneConfig(**self.as_budget(0.5), **self.as_settings())
+        if self.selector in BASELINES and self.method != self.selector:
+            raise ValueError(
+                f"Got {self.method!r}, expected {self.selector} alone: its features have no place or layer."
+            )
 
     def as_settings(self) -> dict[str, Any]:
-        """Return everything but the budget under its name in `DivPruneConfig`."""
+        """Return everything but the budget under its name in `DivPruneConfig`; a baseline selects by no setting."""
         return {
-            "selector": self.selector,
+            "selector": SETTINGS["selector"].default if self.selector in BASELINES else self.selector,
             "seed": self.seed or 0,
             "positions": self.positions,
             "layer": self.layer,
@@ -92,6 +97,11 @@ def parse_budget(text: str) -> float | int | str:
         ) from None
 
 
+def draws(name: str) -> bool:
+    """Tell whether a method draws by a seed; a `ValueError` where there is no such method."""
+    return name not in BASELINES and selector_named(name).uses_seed
+
+
 def all_settings(
     selectors: Sequence[str],
     budgets: Sequence[str],
@@ -103,7 +113,7 @@ def all_settings(
     """Return every combination, in the order in which it is run.
 
     Args:
-        selectors: names of `SELECTORS`.
+        selectors: names of `SELECTORS` and `BASELINES`.
         budgets: budgets as users write them.
         num_seeds: the number of seeds for each selector that draws.
         positions: values of the setting `positions`, for layer 0; a deeper layer leaves tokens where they are.
@@ -122,5 +132,5 @@ def all_settings(
         for standing in dict.fromkeys(positions)
         for layer in dict.fromkeys(layers)
         if layer == 0 or standing == positions[0]
-        for seed in (range(num_seeds) if selector_named(selector).uses_seed else [None])
+        for seed in (range(num_seeds) if draws(selector) else [None])
     ]
