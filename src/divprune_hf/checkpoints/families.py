@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from divprune_hf.remote_code import configuration_divprune
-from divprune_hf.remote_code.configuration_divprune import FAMILY_NAMES, FamilyNames
+from divprune_hf.remote_code.family_names import FAMILY_NAMES, FamilyNames
 
 
 # The vision towers whose features LLaVA's own pipeline can take apart; Pixtral's, for one, come in another way.

@@ -11,7 +11,7 @@ from typing import Any
 from divprune_hf.checkpoints import declared_keys as declared
 from divprune_hf.checkpoints.families import FAMILIES, VISION_MODEL_TYPES, Family
 from divprune_hf.checkpoints.json_files import exists, read_json
-from divprune_hf.remote_code.configuration_divprune import auto_map
+from divprune_hf.remote_code.family_names import auto_map
 
 
 Content = dict[str, Any]  # of a JSON file

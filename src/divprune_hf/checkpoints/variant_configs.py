@@ -7,7 +7,8 @@ from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig
 
 from divprune_hf.checkpoints.families import Family
 from divprune_hf.common.printable import error_line
-from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.remote_code.family_names import auto_map
 from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
 
 

@@ -18,7 +18,8 @@ from divprune_hf.checkpoints.variant_configs import variant_config, variant_proc
 from divprune_hf.common.printable import printable
 from divprune_hf.publishing import load_check
 from divprune_hf.publishing.variant_files import shipped_code
-from divprune_hf.remote_code.configuration_divprune import DivPruneConfig, auto_map
+from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
+from divprune_hf.remote_code.family_names import auto_map
 
 
 LARGEST_TO_LOAD = 2**30  # bytes of weights; larger models are built on the meta device

@@ -5,13 +5,13 @@ from .transformers_surface import TESTED_TRANSFORMERS, Stock  # first: it says w
 
 
 # isort: split
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 from transformers import LlavaConfig, LlavaNextConfig, LlavaNextVideoConfig, PretrainedConfig
 
 from .budget import check_one_budget
+from .family_names import auto_map
 from .saved_code import auto_map_of_own_folder, save_code
 from .settings import BUDGETS, IMAGE_BUDGET, SETTINGS, VIDEO_BUDGET, check_settings
 
@@ -129,39 +129,6 @@ def settings_of(block: Any) -> dict[str, Any]:
     elif block is not None and not isinstance(block, dict):
         raise ValueError(f"Got divprune_config={block!r}, expected a dict or a DivPruneConfig.")
     return {name: value for name, value in (block or {}).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class FamilyNames:
-    """Names of a family's classes, which begin with `prefix`, and of the files that they are in."""
-
-    prefix: str
-    modeling: str
-    processing: str
-
-
-# By the model_type of the stock family.
-FAMILY_NAMES = {
-    "llava": FamilyNames("DivPruneLlava", "modeling_divprune_llava", "processing_divprune"),
-    "llava_next": FamilyNames("DivPruneLlavaNext", "modeling_divprune_llava_next", "processing_divprune"),
-    "llava_next_video": FamilyNames(
-        "DivPruneLlavaNextVideo", "modeling_divprune_llava_next_video", "processing_divprune_video"
-    ),
-}
-
-
-def auto_map(family: str) -> dict[str, str]:
-    """Return where transformers finds the classes of a family inside a model repo, by Auto class."""
-    names = FAMILY_NAMES[family]
-    head = f"{names.modeling}.{names.prefix}ForConditionalGeneration"
-    return {
-        "AutoConfig": f"configuration_divprune.{names.prefix}Config",
-        "AutoModel": f"{names.modeling}.{names.prefix}Model",
-        "AutoModelForImageTextToText": head,
-        # transformers 4.57 looks for the first of these two, transformers 5 for the second.
-        "AutoModelForVision2Seq": head,
-        "AutoModelForMultimodalLM": head,
-    }
 
 
 def overridden_config(config: PretrainedConfig, divprune_config: Any) -> PretrainedConfig:

@@ -17,6 +17,7 @@ from .centered_fast import centered_picks  # noqa: F401
 from .checkpoint_keys import read_base_checkpoints  # noqa: F401
 from .compat_generation import GenerationBefore523  # noqa: F401
 from .covering_radius import covering_radius  # noqa: F401
+from .family_names import FamilyNames  # noqa: F401
 from .fast_distances import cosine_distances  # noqa: F401
 from .kept_slots import Kept  # noqa: F401
 from .layer_pruning import Pool  # noqa: F401

@@ -23,6 +23,7 @@ from .settings import IMAGE_BUDGET
 
 # isort: split
 # transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
+from .family_names import FamilyNames  # noqa: F401
 from .selectors import Images  # noqa: F401
 
 

@@ -25,6 +25,7 @@ from .settings import VIDEO_BUDGET
 # isort: split
 # transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
 from .compat_processing import CallWithHooks  # noqa: F401
+from .family_names import FamilyNames  # noqa: F401
 from .saved_code import save_code  # noqa: F401
 from .selectors import Images  # noqa: F401
 
