@@ -14,7 +14,8 @@ from divprune_hf.remote_code.selectors import SELECTORS
 PALETTE = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
 STYLES = dict(zip([*SELECTORS, *BASELINES], itertools.cycle(PALETTE)))
 LAYER_COLOURS = ["#7FB8DA", "#9E9E9E", "#C9A227", "#8C564B"]
-LABELS = {name: method.label for name, method in [*SELECTORS.items(), *BASELINES.items()]}
+LABELS = {name: selector.label for name, selector in SELECTORS.items()}
+LABELS |= {name: baseline.label for name, baseline in BASELINES.items()}
 
 
 def accuracy_tables(report: dict[str, Any]) -> str:
