@@ -89,6 +89,15 @@ def test_it_is_not_max_min_and_weights_and_centring_both_matter():
     assert picks != pick_one(features + 50 * torch.ones(32), 16)  # the weights are of tokens that are not centred
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_no_pick(path, dtype):
+    features = mixed(200).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        picks = pick_one(features, 60, path)
+    assert picks == pick_one(features, 60)
+
+
 @pytest.mark.parametrize("order", ["raster", "selection"])
 def test_each_image_of_a_batch_is_selected_as_alone(order):
     images = [mixed(m, seed=m) for m in (40, 64, 64, 200, 64)]
@@ -104,7 +113,7 @@ def test_constant_features_tie_and_the_lowest_indices_win(path, value):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e20, 1e37], ids=str)
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-20, 1e20, 1e37], ids=str)
 def test_extreme_magnitudes_change_no_pick(path, scale):
     assert pick_one(mixed(70) * scale, 12, path) == pick_one(mixed(70), 12)
 
