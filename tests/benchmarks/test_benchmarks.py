@@ -152,7 +152,9 @@ def test_the_least_of_a_part_is_its_arithmetic():
     d, kv = text.hidden_size, text.num_key_value_heads * text.head_dim
     language = layers(text.num_hidden_layers, prompt, d, 2 * d**2 + 2 * d * kv + 3 * d * text.intermediate_size)
     projector = 2 * 256 * (width * d + d * d)
-    assert flops == {"vision_tower": 2 * tower, "multi_modal_projector": 2 * projector, "language_model": 2 * language}
+    # transformers 4.57 makes the angles of positions by a small product.
+    assert flops.pop("language_model") == pytest.approx(2 * language, rel=1e-4)
+    assert flops == {"vision_tower": 2 * tower, "multi_modal_projector": 2 * projector}
 
 
 def test_a_compiled_prefill_stands_beside_one_that_is_not(tmp_path, monkeypatch):
@@ -166,7 +168,8 @@ def test_a_compiled_prefill_stands_beside_one_that_is_not(tmp_path, monkeypatch)
     assert all(row["milliseconds"] > 0 and row["compiled_milliseconds"] > 0 for row in rows)
     assert all(row["num_graph_breaks"] > 0 and row["graph_breaks"] for row in rows)
     ours = {place.split(",")[0] for place in rows[1]["graph_breaks"]} & {path.name for path in REMOTE_CODE.iterdir()}
-    assert ours == {"prompt_counts.py"}  # the counts are read: they decide how long the prompt is
+    # The counts are read: they decide how long the prompt is. 4.57 also names where the vision tower is told of them.
+    assert {"prompt_counts.py"} <= ours <= {"prompt_counts.py", "pruning_divprune.py"}
     assert "stock breaks in\n" in printed and "to_counts: " in printed
     assert compiled == ["LlavaForConditionalGeneration", "DivPruneLlavaForConditionalGeneration"]
 
