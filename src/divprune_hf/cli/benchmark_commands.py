@@ -3,16 +3,19 @@
 Only names are imported here. torch and matplotlib come with the modules that the handlers import.
 """
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from argparse import ArgumentParser, Namespace, _SubParsersAction
 
 from divprune_hf.benchmarks.shapes import LOADING_SHAPES, SHAPES
+from divprune_hf.cli import model_benchmark
+from divprune_hf.cli.benchmark_flags import (
+    add_benchmark,
+    add_device_flags,
+    add_flags,
+    measure_and_keep,
+    whole,
+    width_and_height,
+)
 from divprune_hf.common.extras import check_plot_packages
-
-
-if TYPE_CHECKING:
-    import torch
 
 
 # Visual tokens and kept ones. LLaVA-1.5: 576; LLaVA-1.6: 2880; video of 8, 32 and 128 frames: 1152, 4608, 18432.
@@ -24,8 +27,11 @@ BUDGETS = (0.05, 0.098, 0.2)
 def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     """Add the command to a parser's sub-commands, and the benchmarks to it."""
     summary = "measure time and memory"
-    bench = commands.add_parser("bench", help=summary, description=f"{summary.capitalize()}; figures are medians.")
+    about = f"{summary.capitalize()}; figures are medians. `bench MODEL` is short for `bench model MODEL`."
+    bench = commands.add_parser("bench", help=summary, description=about)
     benchmarks = bench.add_subparsers(required=True, metavar="BENCHMARK")
+    bench.otherwise = "model"  # type: ignore[attr-defined]  # all parsers here are of our class
+    model_benchmark.add_command(benchmarks)
 
     selection = add_benchmark(benchmarks, "selection", run_selection, "the selection, beside the product it contains")
     add_flags(selection, repeats=9, batches="images (1 on a CPU, 1 8 32 on a GPU)", devices=("cpu", "cuda"))
@@ -68,58 +74,6 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     preprocessing.add_argument(
         "--picture", type=width_and_height, default=(640, 480), metavar="WxH", help="pixels of the picture (640x480)"
     )
-
-
-def add_benchmark(
-    benchmarks: "_SubParsersAction[ArgumentParser]", name: str, run: Callable[[Namespace], None], summary: str
-) -> ArgumentParser:
-    """Add one benchmark with its handler."""
-    parser = benchmarks.add_parser(name, help=summary, description=f"Measure {summary}.")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def add_flags(
-    parser: ArgumentParser, *, repeats: int, batches: str | None = None, devices: tuple[str, ...] | None = None
-) -> None:
-    """Add the flags that benchmarks share.
-
-    Args:
-        parser: the benchmark's.
-        repeats: the default of --repeats.
-        batches: the help of --batches; without it there is no such flag, and neither --device nor --threads.
-        devices: the devices that can be named; by default any that torch knows.
-    """
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
-    parser.add_argument("--repeats", type=whole(1), default=repeats, metavar="N", help=f"runs of each ({repeats})")
-    if batches is not None:
-        parser.add_argument("--batches", type=whole(1), nargs="+", metavar="B", help=batches)
-        add_device_flags(parser, devices)
-
-
-def add_device_flags(parser: ArgumentParser, devices: tuple[str, ...] | None = None) -> None:
-    """Add --device, for those named or by default any that torch knows, and --threads."""
-    parser.add_argument("--device", choices=devices, help="cuda where there is one, else cpu")
-    parser.add_argument("--threads", type=whole(1), default=1, metavar="N", help="threads of torch on a CPU (1)")
-
-
-def width_and_height(text: str) -> tuple[int, int]:
-    """Return the two numbers of a text such as 640x480."""
-    width, cross, height = text.partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ArgumentTypeError(f"Got {text!r}, expected WIDTHxHEIGHT in pixels, such as 640x480")
-    return int(width), int(height)
-
-
-def whole(smallest: int) -> Callable[[str], int]:
-    """Return a type of argument: a whole number of at least `smallest`."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < smallest:
-            raise ArgumentTypeError(f"Got {text!r}, expected a whole number of at least {smallest}")
-        return int(text)
-
-    return parse
 
 
 def run_selection(options: Namespace) -> None:
@@ -208,23 +162,3 @@ def run_preprocessing(options: Namespace) -> None:
         device=device,
     )
     measure_and_keep(lambda: measure_preprocessing(run), options, device)
-
-
-def measure_and_keep(
-    measure: Callable[[], dict[str, Any]], options: Namespace, device: "torch.device"
-) -> dict[str, Any]:
-    """Measure with the threads that --threads names, if the benchmark has it, and write the figures for --json."""
-    from contextlib import nullcontext
-
-    from divprune_hf.benchmarks.measuring import torch_threads
-    from divprune_hf.common.machine import write_run
-    from divprune_hf.common.whole_file import check_writable
-
-    if options.json is not None:
-        check_writable(options.json)
-    threads = getattr(options, "threads", None)
-    with nullcontext() if threads is None else torch_threads(threads):
-        figures = measure()
-        if options.json is not None:
-            write_run(options.json, figures, device)
-    return figures

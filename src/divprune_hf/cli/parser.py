@@ -18,18 +18,26 @@ class OneLineParser(argparse.ArgumentParser):
 
     Attributes:
         passes_on: what follows `--` is kept as it is, as `passed_on`: arguments of another command.
+        otherwise: the sub-command that is meant where the first argument names none.
     """
 
     passes_on = False
+    otherwise: str | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as the parent does, up to `--` where the rest is passed on."""
+        if self.otherwise is not None and args and args[0] not in (*self.subcommands(), "-h", "--help"):
+            args = [self.otherwise, *args]
         if not self.passes_on:
             return super().parse_known_args(args, namespace)
         end = args.index("--") if "--" in args else len(args)
         options, unknown = super().parse_known_args(args[:end], namespace)
         options.passed_on = args[end + 1 :]
         return options, unknown
+
+    def subcommands(self) -> list[str]:
+        """Return the names of the sub-commands."""
+        return [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line on stderr."""
