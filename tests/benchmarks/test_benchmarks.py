@@ -208,7 +208,10 @@ def test_every_benchmark_tells_its_flags(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speed"], "invalid choice: 'speed'"),
+        (
+            ["speed"],
+            "invalid choice: 'speed', expected selection, generation, loading, prefill, preprocessing, or a MODEL",
+        ),
         ([], "BENCHMARK"),
         (["prefill", "--shape", "llava-2"], "invalid choice: 'llava-2'"),
         (["generation"], "--shape"),
