@@ -72,6 +72,7 @@ def test_a_model_returns_it_for_each_image(case):
 
 
 def test_a_model_returns_it_for_each_video(make_checkpoint):
+    pytest.importorskip("torchvision", reason="the processor of videos needs it")
     model, _ = load(make_checkpoint(family="llava_next_video"))
     pixels = torch.randn(2, 4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     picks, radii = model.select_video_tokens(pixels, torch.tensor([5, 36]), return_radius=True)
