@@ -45,9 +45,11 @@ def test_the_tables_of_positions_are_those_of_their_run():
     assert f"the last figure to {of_place['accuracy']:.1%}" in (ROOT / "README.md").read_text().replace("\n", " ")
 
 
-def test_the_tables_of_the_centred_selector_are_those_of_its_run():
-    run = json.loads((RESULTS.parent / "centered" / "results.json").read_text(encoding="utf-8"))
-    assert {row["selector"] for row in run["means"]} == {"max_min", "centered"}
+def test_the_tables_of_other_methods_are_those_of_their_run():
+    run = json.loads((RESULTS.parent / "methods" / "results.json").read_text(encoding="utf-8"))
+    assert {row["selector"] for row in run["means"]} == {"max_min", "centered", "merge", "pool"}
+    pooled = [row["kept_tokens"] for row in run["means"] if (row["selector"], row["kind"]) == ("pool", "presence")]
+    assert pooled == [9, 25, 49, 81, 121, 256]
     for block in accuracy_tables(run).strip().split("\n\n"):
         assert block in EVIDENCE
     assert run["hardware"] in EVIDENCE and run["date"] in EVIDENCE
