@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from divprune_hf.benchmarks import loading
 from divprune_hf.benchmarks.generation import Comparison, FirstToken, GenerationRun
 from divprune_hf.benchmarks.least import flops_of_modules
 from divprune_hf.benchmarks.models import build_inputs, build_models
@@ -19,6 +20,7 @@ from divprune_hf.benchmarks.preprocessing import image_processors
 from divprune_hf.benchmarks.shapes import LLAMA_TINY, NUM_TEXT_TOKENS, SHAPES, VIT_SMALL, Shape
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.remote_code import max_min
+from tests.helpers import warm_python
 from tests.helpers.commands import run_command
 
 
@@ -109,7 +111,13 @@ def test_only_the_oracle_takes_the_picks_that_it_is_handed():
     comparison.generate("divprune", 1, FirstToken())
 
 
-def test_loading_loads_base_and_variant(tmp_path):
+def test_loading_loads_base_and_variant(tmp_path, monkeypatch):
+    def run_python(arguments, task, folder):  # in a process of its own, whose start costs less
+        result = warm_python.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, f"{task}: {result.stderr[-2000:]}"
+        return result.stdout
+
+    monkeypatch.setattr(loading, "run_python", run_python)
     printed = bench("loading", "--shape", "pocket", "--repeats", "1", "--json", tmp_path / "rows.json")
     written = json.loads((tmp_path / "rows.json").read_text())
     assert [row["path"] for row in written["rows"]] == ["stock", "divprune"]

@@ -9,9 +9,13 @@ import torch
 
 from divprune_hf.benchmarks.models import build_models
 from divprune_hf.benchmarks.shapes import SHAPES
-from divprune_hf.checkpoints.json_files import read_json
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.publishing.convert import convert_checkpoint
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of one of pocket-llava's files."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_random_variant(shape: str, folder: Path) -> Path:
