@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from divprune_hf import convert_checkpoint
 from divprune_hf.benchmarks.bench_model import bound_of, spread
 from divprune_hf.benchmarks.model_pair import pair_of_model
-from divprune_hf.benchmarks.model_stages import ANSWER, DECODE, FIRST_TOKEN, PREFILL, STAGES, TOWER
+from divprune_hf.benchmarks.model_stages import ANSWER, DECODE, FIRST_TOKEN, PREFILL, STAGES, TOWER, Cell, StageTimes
 from divprune_hf.benchmarks.models import build_inputs
 from divprune_hf.benchmarks.shapes import NUM_TEXT_TOKENS
 from divprune_hf.cards.flops import prompt_flops
@@ -74,6 +75,20 @@ def test_a_model_is_measured_at_all_tokens_and_at_budgets_beside_the_stock_model
         medians = {name: row["milliseconds"][name]["median"] for name in STAGES}
         assert bound["stage"] == max(medians, key=medians.get)
         assert bound["stage"].replace("all else", "rest") in sentence and "26 of 256 tokens kept" in sentence
+
+
+def test_a_variant_that_prunes_at_a_deeper_layer_is_measured_with_its_budget(tmp_path):
+    variant = convert_checkpoint(pocket_llava(), tmp_path / "variant", {"layer": 2})
+    times = StageTimes(pair_of_model(str(variant), CPU), new_tokens=2, device=CPU)
+    inputs = times.inputs_of(Cell("divprune", 0.1, batch=2))
+    assert (
+        inputs["num_image_tokens_kept"].tolist() == [26, 26] and inputs["input_ids"].shape[1] == 256 + NUM_TEXT_TOKENS
+    )
+    arguments = ["--batch", "1", "--budgets", "0.1", "--new-tokens", "2", "--repeats", "1", "--device", "cpu"]
+    bench(variant, *arguments, "--json", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["num_kept"] for row in rows] == [256, 256, 26]
+    assert 1 < rows[2]["flop_model_ratio"] < 3  # two of six layers see all tokens
 
 
 def test_a_shape_has_random_weights(tmp_path):

@@ -20,6 +20,8 @@ from divprune_hf.benchmarks.measuring import synchronize
 from divprune_hf.benchmarks.model_pair import Pair
 from divprune_hf.benchmarks.models import build_inputs
 from divprune_hf.benchmarks.prefill import Clock
+from divprune_hf.remote_code.budget import keep_count
+from divprune_hf.remote_code.prompt_counts import MODALITIES
 
 
 TOWER, PROJECTOR, SELECTION, PREFILL, REST = "vision tower", "projector", "selection", "LLM prefill", "all else"
@@ -89,8 +91,15 @@ class StageTimes:
     def inputs_of(self, cell: Cell) -> dict[str, torch.Tensor]:
         """Return the prompts of a cell; pictures and texts are the same in all cells of a batch."""
         model = self.pair.stock if cell.path == "stock" else self.pair.ours
-        budget = None if cell.path == "stock" else cell.budget
-        return build_inputs(self.pair.shape, model.config, cell.batch, budget, self.device, model.dtype)
+        budget = None if cell.path == "stock" else cell.budget if self.pair.layer == 0 else ALL_TOKENS
+        inputs = build_inputs(self.pair.shape, model.config, cell.batch, budget, self.device, model.dtype)
+        for modality in (
+            MODALITIES if self.pair.layer else ()
+        ):  # all placeholders, and as many tokens as the budget keeps
+            if modality.counts in inputs:
+                num_kept = keep_count(self.pair.shape.num_available, retention_ratio=cell.budget)
+                inputs[modality.counts] = torch.full_like(inputs[modality.counts], num_kept)
+        return inputs
 
     @torch.no_grad()
     def run(self, cell: Cell, inputs: dict[str, torch.Tensor]) -> dict[str, float]:
