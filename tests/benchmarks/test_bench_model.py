@@ -29,7 +29,7 @@ def bench(*arguments):
 def test_a_model_is_measured_at_all_tokens_and_at_budgets_beside_the_stock_model(tmp_path):
     pytest.importorskip("matplotlib", reason="--png draws")
     arguments = [
-        "--batch",
+        "--batches",
         "1",
         "2",
         "--budgets",
@@ -84,7 +84,7 @@ def test_a_variant_that_prunes_at_a_deeper_layer_is_measured_with_its_budget(tmp
     assert (
         inputs["num_image_tokens_kept"].tolist() == [26, 26] and inputs["input_ids"].shape[1] == 256 + NUM_TEXT_TOKENS
     )
-    arguments = ["--batch", "1", "--budgets", "0.1", "--new-tokens", "2", "--repeats", "1", "--device", "cpu"]
+    arguments = ["--batches", "1", "--budgets", "0.1", "--new-tokens", "2", "--repeats", "1", "--device", "cpu"]
     bench(variant, *arguments, "--json", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["num_kept"] for row in rows] == [256, 256, 26]
@@ -92,7 +92,7 @@ def test_a_variant_that_prunes_at_a_deeper_layer_is_measured_with_its_budget(tmp
 
 
 def test_a_shape_has_random_weights(tmp_path):
-    printed = bench("--shape", "pocket", "--batch", "1", "--new-tokens", "1", "--repeats", "1", "--device", "cpu")
+    printed = bench("--shape", "pocket", "--batches", "1", "--new-tokens", "1", "--repeats", "1", "--device", "cpu")
     assert printed.count("\n|") == 1 + 5 and "decoding is" not in printed
 
 
@@ -147,7 +147,7 @@ def test_the_sentence_names_the_largest_stage_of_the_smallest_budget():
         ([".", "--shape", "pocket"], "Got both of MODEL and --shape"),
         (["--shape", "pocket", "--budgets", "1.0"], "expected a share above 0 and below 1"),
         (["--shape", "pocket", "--concurrency", "4"], "Got --concurrency with --engine transformers"),
-        (["--shape", "pocket", "--engine", "vllm", "--batch", "4"], "Got --batch with --engine vllm"),
+        (["--shape", "pocket", "--engine", "vllm", "--batches", "4"], "Got --batches with --engine vllm"),
         (["--shape", "pocket", "--", "--dtype", "float32"], "Got '--dtype float32' behind --"),
         (["--shape", "pocket", "--json", "nowhere/rows.json"], "its folder does not exist"),
         (["."], "config.json"),

@@ -1,6 +1,6 @@
 """Where the time of a model goes: at all visual tokens and at budgets, stock transformers beside ours.
 
-    divprune-hf bench MODEL [--budgets R ...] [--batch B ...] [--new-tokens N] [--repeats N] [--device DEVICE]
+    divprune-hf bench MODEL [--budgets R ...] [--batches B ...] [--new-tokens N] [--repeats N] [--device DEVICE]
         [--threads N] [--json FILE] [--png FILE]
 
 All cells of a batch take turns, in another order in each round, so that other load on the machine hits all alike.

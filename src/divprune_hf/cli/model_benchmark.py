@@ -16,7 +16,7 @@ BUDGETS = (0.098, 0.25, 0.5)
 BENCHMARKS = ("selection", "generation", "loading", "prefill", "preprocessing")
 # The flags that one engine alone can follow, and what they are where they are not given.
 OF_ENGINE: dict[str, dict[str, Any]] = {
-    "transformers": {"batch": (1, 4), "new_tokens": 16, "device": None, "threads": None},
+    "transformers": {"batches": (1, 4), "new_tokens": 16, "device": None, "threads": None},
     "vllm": {"concurrency": (1, 4, 16, 64), "requests": None, "new_tokens": 16, "slo": 1000.0, "limit": 600.0},
 }
 REPEATS = {"transformers": 5, "vllm": 3}
@@ -42,7 +42,7 @@ def add_command(benchmarks: "_SubParsersAction[ArgumentParser]") -> None:
     model.add_argument("--png", metavar="FILE", help="draw the figures here (needs the extra `plot`)")
 
     alone = model.add_argument_group("with transformers")
-    alone.add_argument("--batch", type=whole(1), nargs="+", metavar="B", help="prompts at a time (1 4)")
+    alone.add_argument("--batches", type=whole(1), nargs="+", metavar="B", help="prompts at a time (1 4)")
     alone.add_argument("--device", help="cuda where there is one, else cpu")
     alone.add_argument("--threads", type=whole(1), metavar="N", help="threads of torch on a CPU (torch's own number)")
 
@@ -108,7 +108,7 @@ def run_stages(options: Namespace) -> None:
     run = ModelRun(
         model=options.model,
         shape=options.shape,
-        batches=options.batch,
+        batches=options.batches,
         budgets=options.budgets,
         repeats=options.repeats,
         new_tokens=options.new_tokens,

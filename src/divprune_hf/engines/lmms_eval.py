@@ -34,8 +34,7 @@ def failures_end_the_run() -> Iterator[None]:
         yield
     except Exception as error:
         traceback.print_exc()
-        message = one_line(redact(str(error))) or type(error).__name__
-        raise SystemExit(f"divprune_hf: error: {message}") from error
+        raise SystemExit(f"divprune_hf: error: {one_line(redact(str(error))) or type(error).__name__}") from error
 
 
 class DivPruneHf(lmms):
@@ -239,15 +238,13 @@ def generation_kwargs(given: dict[str, Any]) -> dict[str, Any]:
 
     known = {name: value for name, value in given.items() if value is not None and hasattr(GenerationConfig(), name)}
     sampled = bool(known.get("do_sample", True)) and known.get("temperature", 0) > 0
-    if not sampled:
-        for name in ("temperature", "top_p", "top_k"):
-            known.pop(name, None)
+    for name in () if sampled else ("temperature", "top_p", "top_k"):
+        known.pop(name, None)
     return {"max_new_tokens": LONGEST_ANSWER, **known, "do_sample": sampled}
 
 
 def shortened(answer: str, until: str | list[str] | None) -> str:
     """Return an answer up to the first of the texts at which a task lets it end."""
-    for stop in [until] if isinstance(until, str) else until or []:
-        if stop:
-            answer = answer.split(stop)[0]
+    for stop in filter(None, [until] if isinstance(until, str) else until or []):
+        answer = answer.split(stop)[0]
     return answer.strip()
