@@ -7,8 +7,6 @@ language model. The four take turns. Figures are medians. A graph break is a pla
 named by what torch gives as its reason and by the file that it is in.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import torch
 
-from divprune_hf.benchmarks.measuring import dtype_on, synchronize
+from divprune_hf.benchmarks.measuring import dtype_on, medians
 from divprune_hf.benchmarks.models import build_inputs, build_models
 from divprune_hf.benchmarks.prefill import PrefillRun
 from divprune_hf.benchmarks.shapes import SHAPES
@@ -55,34 +53,21 @@ def measure_compiled_prefill(run: PrefillRun) -> dict[str, Any]:
 def measure(run: PrefillRun, models: dict[str, Any], batch: int) -> list[dict[str, Any]]:
     """Return a row for the stock model and one for ours, for one batch."""
     torch.compiler.reset()
-    calls: dict[str, dict[str, Callable[[], Any]]] = {}
-    seconds: dict[str, dict[str, list[float]]] = {}
+    calls: dict[tuple[str, str], Callable[[], Any]] = {}
     broken = {}
     for path, model in models.items():
         budget = None if path == "stock" else run.budget
         inputs = build_inputs(SHAPES[run.shape], model.config, batch, budget, run.device, dtype_on(run.device))
         broken[path] = graph_breaks(model, inputs)
-        compiled = torch.compile(model)
-        calls[path] = {
-            "milliseconds": partial(model, **inputs, logits_to_keep=1),
-            "compiled_milliseconds": partial(compiled, **inputs, logits_to_keep=1),
-        }
-        seconds[path] = {kind: [] for kind in calls[path]}
-    for repeat in range(run.repeats + WARM_UP):
-        for path, kinds in calls.items():
-            for kind, call in kinds.items():
-                synchronize(run.device)
-                started = time.perf_counter()
-                call()
-                synchronize(run.device)
-                if repeat >= WARM_UP:
-                    seconds[path][kind].append(time.perf_counter() - started)
+        calls[path, "milliseconds"] = partial(model, **inputs, logits_to_keep=1)
+        calls[path, "compiled_milliseconds"] = partial(torch.compile(model), **inputs, logits_to_keep=1)
+    times = medians(calls, run.repeats, run.device, warm_up=WARM_UP)
     return [
         {
             "shape": run.shape,
             "batch": batch,
             "path": path,
-            **{kind: 1000 * statistics.median(values) for kind, values in seconds[path].items()},
+            **{kind: times[path, kind] for kind in ("milliseconds", "compiled_milliseconds")},
             **broken[path],
         }
         for path in models

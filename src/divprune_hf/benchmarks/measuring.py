@@ -3,15 +3,18 @@
 import contextlib
 import ctypes
 import gc
+import statistics
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 
 Result = TypeVar("Result")
+Name = TypeVar("Name", bound=Hashable)
 STATUS = Path("/proc/self/status")  # Linux only
 
 
@@ -40,6 +43,22 @@ def synchronize(device: torch.device) -> None:
     """Wait until a device has done everything that it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def medians(
+    calls: Mapping[Name, Callable[[], Any]], repeats: int, device: torch.device, *, warm_up: int = 1
+) -> dict[Name, float]:
+    """Return the median milliseconds of calls that take turns, by their names; the first `warm_up` rounds set up."""
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + warm_up):
+        for name, call in calls.items():
+            synchronize(device)
+            started = time.perf_counter()
+            call()
+            synchronize(device)
+            if repeat >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: 1000 * statistics.median(values) for name, values in seconds.items()}
 
 
 def peak_memory(call: Callable[[], Result], device: torch.device) -> tuple[int, Result]:

@@ -8,9 +8,7 @@ placeholders. Both processors have the same image processor and tokenizer, and t
 request for one new token on a model of the shape: preprocessing and `generate` together. Figures are medians.
 """
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +21,7 @@ from PIL import Image
 from transformers import AutoProcessor
 from transformers.utils import is_torchvision_available
 
-from divprune_hf.benchmarks.measuring import dtype_on, synchronize
+from divprune_hf.benchmarks.measuring import dtype_on, medians
 from divprune_hf.benchmarks.models import build_inputs, build_models
 from divprune_hf.benchmarks.shapes import SHAPES
 from divprune_hf.common.markdown import markdown_table
@@ -105,17 +103,3 @@ def image_processors(size: int) -> dict[str, Any]:
         for backend, name in zip(("torchvision", "Pillow"), names)
         if backend == "Pillow" or is_torchvision_available()
     }
-
-
-def medians(calls: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Return the median milliseconds of calls that take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            synchronize(device)
-            started = time.perf_counter()
-            call()
-            synchronize(device)
-            if repeat > 0:  # the first round pays for set-up
-                seconds[name].append(time.perf_counter() - started)
-    return {name: 1000 * statistics.median(values) for name, values in seconds.items()}

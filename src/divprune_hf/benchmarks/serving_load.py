@@ -22,7 +22,7 @@ TOKENS_WITH_TEXT = list(range(4, 60))
 
 
 class Answers(Protocol):
-    """What is read of a run's options."""
+    """The options of a run that its requests are made from."""
 
     @property
     def new_tokens(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well the kept tokens of an image stand for the dropped ones."""
+"""The covering radius: a measure of how well the kept tokens of an image stand for the dropped ones."""
 
 import torch
 
