@@ -17,6 +17,7 @@ import pytest
 import skimage
 import torch
 import transformers
+from filelock import FileLock
 from PIL import Image
 
 import divprune_hf
@@ -71,19 +72,37 @@ class Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """Make a folder once for all of xdist's workers: `made_once(name, make)`, with `make(folder)` for the first one."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def made_once(name, make):
+        folder, made = shared / name, shared / f"{name}.made"
+        with FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(made_once):
     """Build a tiny base and its variant once per kind: `make_checkpoint(tower=..., language=..., ...)`."""
-    made = {}
 
     def make(**kind):
-        key = tuple(sorted(kind.items()))
-        if key not in made:
-            folder = tmp_path_factory.mktemp("_".join(map(str, kind.values())) or "tiny")
+        def build(folder):
             (folder / "base").mkdir()
             save_tiny_base(folder / "base", **kind)
             divprune_hf.convert_checkpoint(folder / "base", folder / "variant", {"retention_ratio": 0.25})
-            made[key] = Checkpoint(folder / "base", folder / "variant")
-        return made[key]
+
+        name = "_".join(["tiny", *(f"{key}={value}" for key, value in sorted(kind.items()))])
+        folder = made_once(name, build)
+        return Checkpoint(folder / "base", folder / "variant")
 
     return make
 
@@ -171,29 +190,25 @@ def run_isolated(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
+def wheel(made_once):
     """The wheel of this clone."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(folder),
-        str(Path(__file__).parents[1]),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    (wheel,) = folder.glob("*.whl")
+
+    def build(folder):
+        root = str(Path(__file__).parents[1])
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), root]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+
+    (wheel,) = made_once("wheel", build).glob("*.whl")
     return wheel
 
 
 @pytest.fixture(scope="session")
-def installed_wheel(wheel, tmp_path_factory):
+def installed_wheel(wheel, made_once):
     """A folder with the unpacked wheel alone: first on the path, it puts the clone out of sight."""
-    site = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
-    subprocess.run(command, check=True, capture_output=True)
-    return site
+
+    def install(folder):
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), str(wheel)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return made_once("site", install)

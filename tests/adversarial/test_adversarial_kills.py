@@ -21,26 +21,22 @@ NUM_KILLS = 110  # of each mode, before the run is done
 CODES = {"SIGKILL": {-9, 0}, "SIGTERM": {143, 0}, "SIGINT": {130, 0}}
 
 
-@pytest.fixture(scope="module", params=["exchange", "renames"])
-def killed(request, make_checkpoint, tmp_path_factory):
-    """What a system does that exchanges folders, and what one does that cannot: the mode, and a report of each run."""
-    folder = tmp_path_factory.mktemp("killed")
-    shutil.copytree(make_checkpoint().base, folder / "base")
+def killed_runs(mode, folder):
+    """A report of each run of a script that kills them; see `tests/helpers/killed_runs.py`."""
     seed = random.SystemRandom().randrange(2**32)
-    command = [sys.executable, "-m", "tests.helpers.killed_runs", str(folder), request.param, str(seed), str(NUM_KILLS)]
+    command = [sys.executable, "-m", "tests.helpers.killed_runs", str(folder), mode, str(seed), str(NUM_KILLS)]
     environment = {**os.environ, "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    print(f"{request.param}: seed {seed}")
+    print(f"{mode}: seed {seed}")
     assert result.returncode == 0, result.stderr[-2000:]
-    return request.param, [json.loads(line) for line in result.stdout.splitlines()]
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def failures(reports, holds):
     return [report for report in reports if not holds(report)]
 
 
-def test_enough_runs_were_killed(killed):
-    _, reports = killed
+def enough_runs_were_killed(mode, reports):
     ended = Counter((report["signal"], report["code"] != 0) for report in reports)
     print(ended)
     assert sum(report["code"] != 0 for report in reports) >= NUM_KILLS
@@ -48,14 +44,12 @@ def test_enough_runs_were_killed(killed):
     assert {report["out"] for report in reports if report["code"]} >= {"none", 3}
 
 
-def test_the_base_is_untouched(killed):
-    _, reports = killed
+def the_base_is_untouched(mode, reports):
     assert not failures(reports, lambda report: report["base_untouched"])
 
 
-def test_out_is_whole_or_as_it_was(killed):
+def out_is_whole_or_as_it_was(mode, reports):
     """It is never gone, but between two renames where there is no exchange: then the old one lies beside it, whole."""
-    mode, reports = killed
 
     def holds(report):
         as_it_was = "none" if report["old"] is None else report["old"]
@@ -67,9 +61,8 @@ def test_out_is_whole_or_as_it_was(killed):
         assert any(report["set_aside"] for report in reports)
 
 
-def test_the_next_run_finds_the_old_one_or_the_new_one(killed):
+def the_next_run_finds_the_old_one_or_the_new_one(mode, reports):
     """One that must not replace anything: it puts back what was set aside, and is refused."""
-    _, reports = killed
 
     def holds(report):
         expected = report["old"] if report["out"] == "none" and report["old"] else report["out"]
@@ -80,9 +73,7 @@ def test_the_next_run_finds_the_old_one_or_the_new_one(killed):
     assert not failures(reports, holds)
 
 
-def test_the_next_run_names_and_removes_what_is_left(killed):
-    _, reports = killed
-
+def the_next_run_names_and_removes_what_is_left(mode, reports):
     def holds(report):
         # The lock is taken over without a word. What was set aside and is put back is named as OUT.
         left = [name for name in report["beside"] if not name.endswith("-lock")]
@@ -94,14 +85,28 @@ def test_the_next_run_names_and_removes_what_is_left(killed):
     assert any(report["beside"] for report in reports)
 
 
-def test_sigterm_and_interrupts_clean_up(killed):
-    _, reports = killed
-
+def sigterm_and_interrupts_clean_up(mode, reports):
     def holds(report):
         left = [name for name in report["beside"] if not name.endswith("-lock")]
         return report["code"] in CODES[report["signal"]] and (report["signal"] == "SIGKILL" or not left)
 
     assert not failures(reports, holds)
+
+
+@pytest.mark.parametrize("mode", ["exchange", "renames"])
+def test_runs_that_are_killed_leave_everything_whole(mode, make_checkpoint, tmp_path):
+    """What a system does that exchanges folders, and what one does that cannot.
+
+    One test a mode: workers that shared several would each kill runs of their own.
+    """
+    shutil.copytree(make_checkpoint().base, tmp_path / "base")
+    reports = killed_runs(mode, tmp_path)
+    enough_runs_were_killed(mode, reports)
+    the_base_is_untouched(mode, reports)
+    out_is_whole_or_as_it_was(mode, reports)
+    the_next_run_finds_the_old_one_or_the_new_one(mode, reports)
+    the_next_run_names_and_removes_what_is_left(mode, reports)
+    sigterm_and_interrupts_clean_up(mode, reports)
 
 
 def old_and_leftovers(base, folder):

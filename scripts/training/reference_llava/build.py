@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from divprune_hf.common.printable import one_line
+from scripts.training.reference_llava.low_rank import merged_delta
 from scripts.training.reference_llava.parts import TOWER_CONFIG, load_language, load_tower_weights
 
 
@@ -101,14 +102,10 @@ def assemble(seed: int = 0):
 
 
 def apply_delta(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put trained weights in place of those of the same name and shape."""
+    """Put trained weights in place, and add low-rank changes."""
     if not path.is_file():
         raise ValueError(f"{path} is not a file, expected what scripts.training.reference_llava.train has written.")
-    delta = load_file(path)
-    for name, weight in delta.items():
-        if name not in weights or weights[name].shape != weight.shape:
-            raise ValueError(f"{path} has {name} of shape {tuple(weight.shape)}, which this model does not have.")
-    weights.update({name: weight.float() for name, weight in delta.items()})
+    weights.update(merged_delta(weights, load_file(path)))
 
 
 def write_folder(out: Path, weights: dict[str, torch.Tensor], config: dict, tokenizer) -> None:

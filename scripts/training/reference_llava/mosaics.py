@@ -30,14 +30,14 @@ def with_article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def draw_mosaic(photos: Photos, by_name: dict[str, list[int]], rng: random.Random) -> Mosaic:
-    """Photos in some cells, names drawn evenly, the rest one plain colour."""
+def draw_mosaic(photos: Photos, by_name: dict[str, list[int]], rng: random.Random, most: int = MAX_FILLED) -> Mosaic:
+    """Photos in up to `most` cells, names drawn evenly, the rest one plain colour."""
     canvas = np.empty((SIZE, SIZE, 3), dtype=np.uint8)
     canvas[:] = [rng.randrange(60, 200) for _ in range(3)]
     cells = [NOTHING] * GRID**2
     # One name is always left out: there is something to ask for that is not there.
     names = rng.sample(sorted(by_name), len(by_name) - 1)
-    for cell in rng.sample(range(GRID**2), rng.randint(MIN_FILLED, MAX_FILLED)):
+    for cell in rng.sample(range(GRID**2), rng.randint(MIN_FILLED, most)):
         name = rng.choice(names)
         crop = Image.fromarray(photos.crops[rng.choice(by_name[name])]).resize((CELL, CELL), Image.Resampling.BICUBIC)
         row, column = divmod(cell, GRID)
