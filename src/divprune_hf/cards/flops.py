@@ -5,6 +5,8 @@ It counts the attention and feed-forward products of each layer, for n tokens, w
 """
 
 from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -33,11 +35,15 @@ def prompt_flops(
         num_kept = num_available
     if not 0 <= num_kept <= num_available:
         raise ValueError(f"Got num_kept={num_kept}, expected 0 to {num_available}, the visual tokens.")
-    full, pruned = (
-        layer_flops(num_text_tokens + num_visual, text_config.hidden_size, text_config.intermediate_size)
-        for num_visual in (num_available, num_kept)
-    )
-    return layer * full + (text_config.num_hidden_layers - layer) * pruned
+    num_pruned_layers = text_config.num_hidden_layers - layer
+    return flops_by_layer(text_config, num_text_tokens, [num_available] * layer + [num_kept] * num_pruned_layers)
+
+
+def flops_by_layer(text_config: Any, num_text_tokens: int, num_visual: Sequence[int]) -> int:
+    """Return the FLOPs of one forward in which each layer sees a number of visual tokens of its own."""
+    width, intermediate = text_config.hidden_size, text_config.intermediate_size
+    times = Counter(num_visual)
+    return sum(layer_flops(num_text_tokens + seen, width, intermediate) * count for seen, count in times.items())
 
 
 def tokens_for_flops(

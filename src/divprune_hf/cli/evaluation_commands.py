@@ -13,7 +13,10 @@ from divprune_hf.remote_code.selectors import SELECTORS
 from divprune_hf.remote_code.settings import SETTINGS
 
 
-BASELINES = ("pool", "merge")  # those of `evaluation/baselines`, which import torch
+# Those of `evaluation/baselines`, which import torch.
+BASELINES = (
+    "pool", "merge", "base_view", "prumerge", "fastv", "vtw", "fitprune", "max_min_l1", "max_min_l2", "max_min_random",
+)  # fmt: skip
 
 
 def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:

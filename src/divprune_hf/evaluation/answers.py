@@ -1,7 +1,9 @@
 """Answers of a pruned model to many questions, under one setting."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 import torch
@@ -9,7 +11,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from divprune_hf.cards.flops import tokens_for_flops
-from divprune_hf.evaluation.baselines import BASELINES, Baseline
+from divprune_hf.evaluation.baselines import BASELINES
+from divprune_hf.evaluation.baselines.in_layers import Leaving, leaving
+from divprune_hf.evaluation.baselines.picture import Picture
+from divprune_hf.evaluation.leaving_plans import plan_of
 from divprune_hf.evaluation.questions import Question
 from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.ask import chat_prompt
@@ -21,6 +26,22 @@ from divprune_hf.remote_code.token_selection import feature_list
 
 SELECTION_INPUTS = ("pixel_values", "image_sizes", "num_image_tokens_kept")
 COLUMNS = ("answers", "text_tokens", "visual_tokens", "kept_tokens")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is done to the visual tokens beside what the model itself does: at most one of two.
+
+    Attributes:
+        compress: makes new features of a picture; see `Baseline`.
+        plan: lets tokens leave inside the language model.
+    """
+
+    compress: Callable[[Picture, int], torch.Tensor] | None = None
+    plan: Leaving | None = None
+
+
+NOTHING_MORE = Method()
 
 
 def apply_setting(model: Any, processor: Any, setting: Setting, example: Question | None = None) -> None:
@@ -41,7 +62,7 @@ def apply_setting(model: Any, processor: Any, setting: Setting, example: Questio
         raise ValueError("The model's own code is older than these settings: convert the base again.")
     set_budget(model, processor, retention_ratio=1.0)
     ratio = ratio_for_flops(model, processor, setting, example)
-    set_budget(model, processor, **setting.as_budget(ratio))
+    set_budget(model, processor, **({"retention_ratio": 1.0} if setting.leaves_inside else setting.as_budget(ratio)))
     config = model.config.divprune_config  # a new one
     for name, value in settings.items():
         setattr(config, name, value)
@@ -52,7 +73,7 @@ def apply_setting(model: Any, processor: Any, setting: Setting, example: Questio
 
 def ratio_for_flops(model: Any, processor: Any, setting: Setting, example: Question | None) -> float:
     """Return the share of the visual tokens that a share of the FLOPs pays for, in the prompt of a question; or 1."""
-    if setting.flop_share is None:
+    if setting.flop_share is None or setting.leaves_inside:
         return 1.0
     if example is None:
         raise ValueError(f"Got budget {setting.budget} without a question, expected a share or a number of tokens.")
@@ -78,7 +99,7 @@ def generate_answers(
     texts: Sequence[str],
     *,
     max_new_tokens: int,
-    baseline: Baseline | None = None,
+    method: Method = NOTHING_MORE,
 ) -> dict[str, list[Any]]:
     """Return greedy answers to questions, each about a picture.
 
@@ -88,44 +109,62 @@ def generate_answers(
         pictures: a picture for each question.
         texts: the questions.
         max_new_tokens: the longest answer, in tokens.
-        baseline: what makes new features of each picture's, at most as many as the budget keeps.
+        method: what is done to the visual tokens beside what the model does.
 
     Returns:
-        dict of "answers" (texts), "text_tokens" (of the prompt), "visual_tokens" (before pruning) and "kept_tokens".
+        dict of "answers" (texts), "text_tokens" (of the prompt), "visual_tokens" (before pruning) and "kept_tokens",
+        the mean over layers where tokens leave inside the language model.
     """
     prompts = [chat_prompt(processor, "image", text) for text in texts]
     padding = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
     inputs = processor(images=list(pictures), text=prompts, **padding)
-    compressed = None if baseline is None else compressed_features(model, processor, inputs, baseline)
+    compressed = None if method.compress is None else compressed_features(model, processor, inputs, method.compress)
     if compressed is not None and list(map(len, compressed)) != inputs["num_image_tokens_kept"].tolist():
-        (num_tokens,) = set(map(len, compressed))  # one placeholder for each; only single views come to fewer
-        inputs = processor(images=list(pictures), text=prompts, num_tokens=num_tokens, **padding)
+        # A placeholder for each. Only pooling comes to fewer than the budget.
+        inputs = processor(images=list(pictures), text=prompts, num_tokens=one_number(compressed), **padding)
     num_available, num_kept = processor.count_image_tokens(inputs), inputs["num_image_tokens_kept"].tolist()
     placeholders = inputs["input_ids"] == model.config.image_token_id
-    text_tokens = (inputs["attention_mask"].sum(1) - placeholders.sum(1)).tolist()
-    inputs = inputs.to(model.device, model.dtype)
-    if compressed is None:
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        new_tokens = output[:, inputs["input_ids"].shape[1] :]
-    else:
+    is_text = inputs["attention_mask"].bool() & ~placeholders
+    prompt = dict(inputs.to(model.device, model.dtype))
+    if compressed is not None:
         embeds = model.get_input_embeddings()(inputs["input_ids"])
         embeds[placeholders.to(embeds.device)] = torch.cat(compressed).to(embeds.device, embeds.dtype)
         prompt = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
-        new_tokens = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)
+    inside: AbstractContextManager[None] = nullcontext()
+    if method.plan is not None:
+        inside = leaving(model.model.language_model, placeholders, is_text, method.plan)
+        num_kept = [count * mean(method.plan.shares) for count in num_kept]
+    with inside:
+        output = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)
+    new_tokens = output[:, prompt["input_ids"].shape[1] if "input_ids" in prompt else 0 :]
     answers = [answer.strip() for answer in processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
-    return dict(zip(COLUMNS, (answers, text_tokens, num_available, num_kept)))
+    return dict(zip(COLUMNS, (answers, is_text.sum(1).tolist(), num_available, num_kept)))
 
 
-def compressed_features(model: Any, processor: Any, inputs: Any, baseline: Baseline) -> list[torch.Tensor]:
+def one_number(compressed: Sequence[torch.Tensor]) -> int:
+    """Return the number of features that a baseline left of each picture.
+
+    Raises:
+        ValueError: it differs.
+    """
+    numbers = set(map(len, compressed))
+    if len(numbers) > 1:
+        raise ValueError(f"Got {sorted(numbers)} features of pictures, expected one number: use --batch-size 1.")
+    return numbers.pop()
+
+
+def compressed_features(
+    model: Any, processor: Any, inputs: Any, compress: Callable[[Picture, int], torch.Tensor]
+) -> list[torch.Tensor]:
     """Return what a baseline makes of the features of each picture, at most as many as the processor counted for it."""
     counts = {"num_image_tokens_kept": torch.tensor(processor.count_image_tokens(inputs))}
     pixels = {name: inputs[name].to(model.device) for name in ("pixel_values", "image_sizes") if name in inputs}
     pixels["pixel_values"] = pixels["pixel_values"].to(model.dtype)
-    outputs = model.model.get_image_features(**pixels, **counts)
-    all_features = feature_list(outputs)
+    all_features = feature_list(model.model.get_image_features(**pixels, **counts))
+    views = pixels["pixel_values"]
     return [
-        baseline.compress(features, int(most))
-        for features, most in zip(all_features, inputs["num_image_tokens_kept"], strict=True)
+        compress(Picture(features, model.model, view if view.dim() == 4 else view.unsqueeze(0)), int(most))
+        for features, view, most in zip(all_features, views, inputs["num_image_tokens_kept"], strict=True)
     ]
 
 
@@ -141,9 +180,14 @@ def answer_questions(
     """Ask all questions under a setting, those about one picture one after another.
 
     Returns:
-        dict of the setting and, one entry per question, what `generate_answers` returns.
+        dict of the setting and, one entry per question, what `generate_answers` returns; where tokens leave inside the
+        language model, also "shares_by_layer".
     """
     apply_setting(model, processor, setting, example=questions[0])
+    baseline = BASELINES.get(setting.selector)
+    method = NOTHING_MORE
+    if baseline is not None:
+        method = Method(baseline.compress, plan_of(model, processor, setting, questions))
     order = sorted(range(len(questions)), key=lambda index: str(questions[index].image))
     columns: dict[str, list[Any]] = {name: [None] * len(questions) for name in COLUMNS}
     with tqdm(total=len(questions), desc=setting.label, unit="q", leave=False) as progress:
@@ -152,16 +196,10 @@ def answer_questions(
             files = [str(questions[index].image) for index in batch]
             read = {file: read_picture(file) for file in dict.fromkeys(files)}
             pictures, texts = [read[file] for file in files], [questions[index].text for index in batch]
-            answered = generate_answers(
-                model,
-                processor,
-                pictures,
-                texts,
-                max_new_tokens=max_new_tokens,
-                baseline=BASELINES.get(setting.selector),
-            )
+            answered = generate_answers(model, processor, pictures, texts, max_new_tokens=max_new_tokens, method=method)
             for name, values in answered.items():
                 for index, value in zip(batch, values, strict=True):
                     columns[name][index] = value
             progress.update(len(batch))
-    return {**asdict(setting), **columns}
+    by_layer = {} if method.plan is None else {"shares_by_layer": list(method.plan.shares)}
+    return {**asdict(setting), **columns, **by_layer}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from divprune_hf.evaluation.baselines import BASELINES
+from divprune_hf.evaluation.baselines import BASELINES, Baseline
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.selectors import selector_named
 from divprune_hf.remote_code.settings import SETTINGS
@@ -18,7 +18,7 @@ class Setting:
     """A selector at a budget, and where its tokens stand.
 
     Args:
-        selector: a name of `SELECTORS`, or of `BASELINES`, which make new features of an image's.
+        selector: a name of `SELECTORS` or `BASELINES`.
         budget: a share of the visual tokens (float), their number (int), or a share of the language model's FLOPs over
             an unpruned prompt, as text ("60%").
         seed: the seed of a selector that draws.
@@ -37,18 +37,23 @@ class Setting:
 
     def __post_init__(self) -> None:
         DivPruneConfig(**self.as_budget(0.5), **self.as_settings())
-        if self.selector in BASELINES and self.method != self.selector:
+        baseline = BASELINES.get(self.selector)
+        if baseline is not None and self.method != self.selector and not self._is_deeper(baseline):
             raise ValueError(
-                f"Got {self.method!r}, expected {self.selector} alone: its features have no place or layer."
+                f"Got {self.method!r}, expected {self.selector} alone: it has neither positions nor a layer to choose."
             )
 
+    def _is_deeper(self, baseline: Baseline) -> bool:
+        """Tell whether the setting differs from a baseline's own in its layer alone, and it takes one."""
+        return baseline.takes_layer and self.positions == DEFAULT_POSITIONS
+
     def as_settings(self) -> dict[str, Any]:
-        """Return everything but the budget under its name in `DivPruneConfig`; a baseline selects by no setting."""
+        """Return everything but the budget under its name in `DivPruneConfig`; baselines do without the model's own."""
         return {
             "selector": SETTINGS["selector"].default if self.selector in BASELINES else self.selector,
             "seed": self.seed or 0,
             "positions": self.positions,
-            "layer": self.layer,
+            "layer": 0 if self.selector in BASELINES else self.layer,
         }
 
     @property
@@ -61,6 +66,11 @@ class Setting:
         if isinstance(self.budget, str):
             return {"retention_ratio": ratio_for_flops}
         return {"num_tokens" if isinstance(self.budget, int) else "retention_ratio": self.budget}
+
+    @property
+    def leaves_inside(self) -> bool:
+        """Tell whether tokens leave inside the language model by a baseline's plan; the model itself keeps all."""
+        return self.selector in BASELINES and BASELINES[self.selector].plan is not None
 
     @property
     def keeps_all(self) -> bool:
@@ -102,6 +112,11 @@ def draws(name: str) -> bool:
     return name not in BASELINES and selector_named(name).uses_seed
 
 
+def takes_layer(name: str) -> bool:
+    """Tell whether the setting `layer` has an effect on a method."""
+    return name not in BASELINES or BASELINES[name].takes_layer
+
+
 def all_settings(
     selectors: Sequence[str],
     budgets: Sequence[str],
@@ -117,7 +132,7 @@ def all_settings(
         budgets: budgets as users write them.
         num_seeds: the number of seeds for each selector that draws.
         positions: values of the setting `positions`, for layer 0; a deeper layer leaves tokens where they are.
-        layers: values of the setting `layer`.
+        layers: values of the setting `layer`; a baseline that takes none runs once.
 
     Raises:
         ValueError: no such selector, an impossible budget, or budgets that are easily mistaken for each other.
@@ -129,8 +144,8 @@ def all_settings(
         Setting(selector, value, seed, DEFAULT_POSITIONS if layer else standing, layer)
         for value in dict.fromkeys(values)
         for selector in dict.fromkeys(selectors)
-        for standing in dict.fromkeys(positions)
-        for layer in dict.fromkeys(layers)
+        for standing in dict.fromkeys([DEFAULT_POSITIONS] if selector in BASELINES else positions)
+        for layer in dict.fromkeys(layers if takes_layer(selector) else [0])
         if layer == 0 or standing == positions[0]
         for seed in (range(num_seeds) if draws(selector) else [None])
     ]

@@ -4,13 +4,14 @@ Questions about one picture are not independent, so the bootstrap draws whole pi
 budget and seed is judged on the same draws.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from transformers import PretrainedConfig
 
-from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.cards.flops import flops_by_layer, prompt_flops
 from divprune_hf.evaluation.questions import Question
 from divprune_hf.evaluation.settings import Setting
 
@@ -67,9 +68,16 @@ def with_interval(name: str, values: np.ndarray) -> dict[str, float]:
 def flop_ratio(text_config: PretrainedConfig, answered: Mapping[str, Any], chosen: np.ndarray) -> float:
     """Return the language model's FLOPs over the chosen prompts, as a share of those with all visual tokens."""
     columns = [np.array(answered[name])[chosen].tolist() for name in ("text_tokens", "visual_tokens", "kept_tokens")]
+    unpruned = sum(prompt_flops(text_config, text, visual) for text, visual, _ in zip(*columns))
+    if (shares := answered.get("shares_by_layer")) is not None:
+        prompts = Counter(zip(*columns[:2]))
+        return sum(
+            flops_by_layer(text_config, text, [round(share * visual) for share in shares]) * times
+            for (text, visual), times in prompts.items()
+        ) / unpruned  # fmt: skip
     layer = answered.get("layer", 0)
     pruned = sum(prompt_flops(text_config, text, visual, kept, layer=layer) for text, visual, kept in zip(*columns))
-    return pruned / sum(prompt_flops(text_config, text, visual) for text, visual, _ in zip(*columns))
+    return pruned / unpruned
 
 
 def evaluate(
