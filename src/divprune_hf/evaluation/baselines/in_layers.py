@@ -42,15 +42,14 @@ def leaving(language_model: Any, is_visual: torch.Tensor, is_text: torch.Tensor,
         is_text: bool, `(B, S)`, its other tokens, without padding.
         plan: when and which.
     """
-    hidden: dict[int, torch.Tensor] = {}  # of each layer, the tokens that it does not see, (B, S)
+    prompt = _Prompt(is_visual, is_text, plan)
     config = language_model.config
     implementation = config._attn_implementation
     hooks = []
     for index, layer in enumerate(language_model.layers):
-        hooks.append(layer.register_forward_pre_hook(partial(_hide, hidden, index), with_kwargs=True))
+        hooks.append(layer.register_forward_pre_hook(partial(prompt.hide, index), with_kwargs=True))
         if index + 1 < len(plan.shares):
-            decide = partial(_decide, hidden, index, is_visual, is_text, plan)
-            hooks.append(layer.self_attn.register_forward_hook(decide))
+            hooks.append(layer.self_attn.register_forward_hook(partial(prompt.decide, index)))
     config._attn_implementation = "eager"
     try:
         yield
@@ -60,39 +59,34 @@ def leaving(language_model: Any, is_visual: torch.Tensor, is_text: torch.Tensor,
             hook.remove()
 
 
-def _hide(hidden: dict[int, torch.Tensor], index: int, layer: Any, args: tuple, inputs: dict[str, Any]) -> Any:
-    """Mask the keys of tokens that have left, as a pre-hook of a layer."""
-    if index not in hidden:
-        return None
-    mask = inputs["attention_mask"]
-    left = torch.nn.functional.pad(hidden[index], (0, mask.shape[-1] - hidden[index].shape[1]))
-    return args, {**inputs, "attention_mask": mask.masked_fill(left[:, None, None, :], torch.finfo(mask.dtype).min)}
+class _Prompt:
+    """The prompt that runs: which of its tokens have left, by layer."""
 
+    def __init__(self, is_visual: torch.Tensor, is_text: torch.Tensor, plan: Leaving) -> None:
+        self.is_visual, self.is_text, self.plan = is_visual, is_text, plan
+        self.left: dict[int, torch.Tensor] = {}  # of each layer, the tokens that it does not see, bool (B, S)
 
-def _decide(
-    hidden: dict[int, torch.Tensor],
-    index: int,
-    is_visual: torch.Tensor,
-    is_text: torch.Tensor,
-    plan: Leaving,
-    attention_layer: Any,
-    args: tuple,
-    outputs: tuple,
-) -> None:
-    """Choose what the next layer sees, as a hook of a layer's attention; for a prompt, not for what follows it."""
-    weights = outputs[1]
-    if weights.shape[2] != is_visual.shape[1]:
-        return
-    is_visual, is_text = is_visual.to(weights.device), is_text.to(weights.device)
-    now = hidden.get(index, torch.zeros_like(is_visual))
-    share, next_share = plan.shares[index : index + 2]
-    if next_share < share:
-        visible = is_visual & ~now
-        if plan.score is None:
-            now = now | visible
-        else:
-            scores = plan.score(weights.float(), visible, is_text).masked_fill(~visible, -torch.inf)
-            num_seen = (is_visual.sum(1) * next_share).round().long()
-            rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-            now = now | (visible & (rank >= num_seen.unsqueeze(1)))
-    hidden[index + 1] = now
+    def hide(self, index: int, layer: Any, args: tuple, inputs: dict[str, Any]) -> Any:
+        """Mask the keys of tokens that have left, as a pre-hook of a layer."""
+        if index not in self.left:
+            return None
+        mask = inputs["attention_mask"]
+        left = torch.nn.functional.pad(self.left[index], (0, mask.shape[-1] - self.is_visual.shape[1]))
+        hidden = mask.masked_fill(left[:, None, None, :], torch.finfo(mask.dtype).min)
+        return args, {**inputs, "attention_mask": hidden}
+
+    def decide(self, index: int, attention_layer: Any, args: tuple, outputs: tuple) -> None:
+        """Choose what the next layer sees, as a hook of a layer's attention; for a prompt, not for what follows it."""
+        weights = outputs[1]
+        if weights.shape[2] != self.is_visual.shape[1]:
+            return
+        is_visual, is_text = self.is_visual.to(weights.device), self.is_text.to(weights.device)
+        left = self.left.get(index, torch.zeros_like(is_visual))
+        share, next_share = self.plan.shares[index : index + 2]
+        if next_share < share:
+            visible = is_visual & ~left
+            num_seen = (is_visual.sum(1, keepdim=True) * next_share).round()
+            scores = visible.float() if self.plan.score is None else self.plan.score(weights.float(), visible, is_text)
+            ranked = scores.masked_fill(~visible, -torch.inf).argsort(dim=1, descending=True, stable=True)
+            left = left | (visible & (ranked.argsort(dim=1) >= num_seen))
+        self.left[index + 1] = left
