@@ -189,6 +189,7 @@ def test_a_run_compares_them_with_max_min(tmp_path):
     flops = {row["selector"]: row["flop_ratio"] for row in means if row["budget"] == 30}
     assert flops["pool"] < flops["merge"] == flops["max_min"] < 1
     assert "| max_min | pool | merge |" in result.stdout
+    assert "Those that all tokens answer, and pooling to the same budget does not" in result.stdout
 
 
 @pytest.mark.parametrize("change", [{"positions": "original"}, {"layer": 1}], ids=str)

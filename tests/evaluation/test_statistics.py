@@ -87,3 +87,32 @@ def test_differences_are_paired():
     wrong = {setting: answered(["no"] * 60, record["kept_tokens"][0]) for setting, record in records.items()}
     report = evaluate(questions, wrong, text_config)
     assert all(row["accuracy"] == 0 and "of_unpruned" not in row for row in report["means"])
+
+
+def test_details_are_what_all_tokens_tell_and_downsampling_does_not():
+    questions = questions_about(4, 5) + questions_about(4, 1, "counting")
+    text_config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+
+    def answered(right):
+        columns = {"text_tokens": [10] * 24, "visual_tokens": [100] * 24, "kept_tokens": [10] * 24}
+        return {"answers": ["yes" if number in right else "no" for number in range(24)], **columns}
+
+    records = {
+        Setting("max_min", 10): answered({0, 1, 2, 11}),
+        Setting("random", 10, 0): answered({0}),
+        Setting("random", 10, 1): answered({0, 1}),
+        Setting("pool", 10): answered({0, 20}),
+    }
+    everything = answered({0, 1, 2, 3, 20})
+    unpruned = {setting: Setting(setting.selector, 1.0, setting.seed) for setting in records}
+    records |= dict.fromkeys(unpruned.values(), everything)
+    details = evaluate(questions, records, text_config)["details"]
+    # Of 0, 1, 2 and 3, which all tokens answer, pooling answers the first; of the counting ones, all that they answer.
+    assert [(row["method"], row["budget"], row["kind"], row["questions"]) for row in details] == [
+        ("max_min", 10, "presence", 3),
+        ("random", 10, "presence", 3),
+    ]
+    assert [row["accuracy"] for row in details] == pytest.approx([2 / 3, (0 + 1 / 3) / 2], abs=1e-6)
+    assert all(row["ci_low"] <= row["accuracy"] <= row["ci_high"] for row in details)
+    assert evaluate(questions, {s: r for s, r in records.items() if s.budget != 1.0}, text_config)["details"] == []
+    assert evaluate(questions, {s: r for s, r in records.items() if s.selector != "pool"}, text_config)["details"] == []

@@ -30,7 +30,23 @@ def accuracy_tables(report: dict[str, Any]) -> str:
         gaps = [row for row in report["differences"] if row["kind"] == kind]
         table = markdown_table(header_of(rows, gaps), lines_of(rows, gaps))
         blocks.append(f"{rows[0]['questions']} questions of kind {kind}:\n\n{table}")
+        details = [row for row in report.get("details", []) if row["kind"] == kind]
+        if details:
+            blocks.append(
+                f"Those that all tokens answer, and pooling to the same budget does not:\n\n{details_table(details)}"
+            )
     return "\n\n".join(blocks) + "\n"
+
+
+def details_table(rows: list[dict[str, Any]]) -> str:
+    """Return the second score for one kind of question: a line for each budget, a column for each method."""
+    methods = unique(rows, "method")
+    lines = []
+    for budget in unique(rows, "budget"):
+        of_budget = {row["method"]: row for row in rows if row["budget"] == budget}
+        number = next(iter(of_budget.values()))["questions"]
+        lines.append([str(budget), str(number), *(percent(of_budget[method], "accuracy") for method in methods)])
+    return markdown_table(["budget", "questions", *methods], lines)
 
 
 def header_of(rows: list[dict[str, Any]], gaps: list[dict[str, Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from divprune_hf.evaluation.settings import Setting
 
 NUM_DRAWS = 5000
 INTERVAL = (2.5, 97.5)  # percentiles
+DOWNSAMPLING = "pool"
 
 
 class Bootstrap:
@@ -38,14 +39,15 @@ class Bootstrap:
         # The number of times that each draw has each picture; the first row is the sample itself.
         self.weights = np.vstack([np.ones(len(numbers)), draws])
 
-    def accuracies(self, marks: np.ndarray, kind: str) -> np.ndarray:
+    def accuracies(self, marks: np.ndarray, kind: str, among: np.ndarray | None = None) -> np.ndarray:
         """Return the accuracy of the sample and of each draw, `(1 + NUM_DRAWS,)`.
 
         Args:
             marks: 1 for each question that was answered right, otherwise 0.
             kind: the kind of questions to count. A draw without such a question gives NaN.
+            among: marks those of all questions that count, bool; all of the kind by default.
         """
-        chosen = self.kinds == kind
+        chosen = self.kinds == kind if among is None else (self.kinds == kind) & among
         num_pictures = self.weights.shape[1]
         right = np.bincount(self.picture[chosen], marks[chosen], minlength=num_pictures)
         asked = np.bincount(self.picture[chosen], minlength=num_pictures)
@@ -92,7 +94,8 @@ def evaluate(
 
     Returns:
         dict of "results" (one row per setting and kind of question), "means" (over the seeds of a selector that draws)
-        and "differences" (the first method minus each other one, at equal budgets, averaged over seeds).
+        "differences" (the first method minus each other one, at equal budgets, averaged over seeds) and "details" (see
+        `scores_of_details`).
     """
     bootstrap = Bootstrap(questions)
     kinds = list(dict.fromkeys(question.kind for question in questions))
@@ -136,4 +139,36 @@ def evaluate(
             for other in methods[1:]:
                 gap = with_interval("difference", over_seeds[methods[0]] - over_seeds[other])
                 differences.append({"selector": methods[0], "other": other, "budget": budget, "kind": kind, **gap})
-    return {"results": results, "means": means, "differences": differences}
+    details = scores_of_details(bootstrap, marks)
+    return {"results": results, "means": means, "differences": differences, "details": details}
+
+
+def scores_of_details(bootstrap: Bootstrap, marks: Mapping[Setting, np.ndarray]) -> list[dict[str, Any]]:
+    """Return the second score: how many of the questions about details each method answers.
+
+    Those are the questions that the model answers with all tokens and does not answer when the picture is downsampled
+    to the same budget (`DOWNSAMPLING`). Other questions are answered by all methods, or by none.
+
+    Args:
+        bootstrap: of all questions.
+        marks: of each setting, 1 for each question that was answered right, otherwise 0.
+
+    Returns:
+        One row for each method, budget and kind of question; none without a run of all tokens and of downsampling.
+    """
+    unpruned = next((marks[setting] for setting in marks if setting.keeps_all), None)
+    downsampled = {setting.budget: marks[setting] for setting in marks if setting.selector == DOWNSAMPLING}
+    rows: list[dict[str, Any]] = []
+    if unpruned is None:
+        return rows
+    for kind in dict.fromkeys(bootstrap.kinds.tolist()):
+        for budget, with_downsampling in downsampled.items():
+            among = (unpruned == 1) & (with_downsampling == 0)
+            number = int(among[bootstrap.kinds == kind].sum())
+            methods = dict.fromkeys(s.method for s in marks if s.budget == budget and s.selector != DOWNSAMPLING)
+            for method in methods if number else ():
+                seeds = [values for s, values in marks.items() if (s.method, s.budget) == (method, budget)]
+                accuracies = np.mean([bootstrap.accuracies(values, kind, among) for values in seeds], axis=0)
+                row = {"method": method, "budget": budget, "kind": kind, "questions": number}
+                rows.append({**row, **with_interval("accuracy", accuracies)})
+    return rows
