@@ -1,4 +1,4 @@
-"""The console commands that evaluate a model: evaluate, diversity.
+"""The console commands that evaluate a model: evaluate, diversity, nlvr-questions.
 
 Only names are imported here. torch and matplotlib come with the modules that the handlers import.
 """
@@ -75,6 +75,18 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     add_place(diversity)
     diversity.set_defaults(run=run_diversity)
 
+    nlvr = commands.add_parser(
+        "nlvr-questions",
+        help="make yes/no questions about number, place and presence from NLVR v1",
+        description="Make a file of yes/no questions about number, place and presence for `divprune-hf evaluate`, from "
+        "the pictures and the structured representation of NLVR v1 (CC-BY-4.0, https://github.com/lil-lab/nlvr).",
+    )
+    nlvr.add_argument("folder", metavar="NLVR", type=Path, help="the folder nlvr of that repository")
+    nlvr.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    nlvr.add_argument("--split", default="dev", help="which pictures to ask about (dev)")
+    nlvr.add_argument("--seed", type=int, default=0, metavar="N", help="of the questions (0)")
+    nlvr.set_defaults(run=run_nlvr_questions)
+
 
 def add_model(parser: ArgumentParser) -> None:
     """Add the argument that names the model."""
@@ -115,6 +127,14 @@ def run_diversity(options: Namespace) -> None:
     report = measure_diversity(DiversityRun(**values_of(options, DiversityRun)))
     for name, median in report["medians"].items():
         print(f"{name}: median max-min distance {median:.4f}")
+
+
+def run_nlvr_questions(options: Namespace) -> None:
+    """Make the questions, and print how many there are."""
+    from divprune_hf.evaluation.nlvr_spatial import write_questions
+
+    number = write_questions(options.folder, options.out, split=options.split, seed=options.seed)
+    print(f"{options.out / 'questions.jsonl'}: {number} questions")
 
 
 def values_of(options: Namespace, kind: type) -> dict[str, Any]:
