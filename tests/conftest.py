@@ -21,6 +21,7 @@ from filelock import FileLock
 from PIL import Image
 
 import divprune_hf
+from divprune_hf.checkpoints.families import supported_families
 from divprune_hf.inference.videos import read_video
 from tests.helpers import warm_python
 from tests.helpers.hub_fixtures import base, converted, hub, running_hub, sharded_base, variant  # noqa: F401
@@ -126,12 +127,15 @@ class Case:
         return processor(**self.media, text=self.texts, padding=True, return_tensors="pt", **kwargs)
 
 
-@pytest.fixture(scope="module", params=["llava", "llava_next", "llava_next_video"])
+VIDEO_FAMILIES = ("llava_next_video", "llava_onevision")
+
+
+@pytest.fixture(scope="module", params=[family.base_model_type for family in supported_families()])
 def case(request, make_checkpoint, photos):
     """Each family in turn: two rows, each with a picture and, where the family takes them, a video."""
     pictures = [photos[0].resize((40, 90)), photos[1]]
     texts, media = ["w1 <image> w2", "w9 <image> w2 w3"], {"images": pictures}
-    if request.param == "llava_next_video":
+    if request.param in VIDEO_FAMILIES:
         clips = request.getfixturevalue("clips")
         texts, media = [f"{text} <video> w7" for text in texts], {"images": pictures, "videos": clips[:2]}
     return Case(request.param, make_checkpoint(family=request.param), texts, media)

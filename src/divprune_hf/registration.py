@@ -72,9 +72,9 @@ def register_configs() -> None:
     """Register the config of every family; `save_pretrained` ships the code of what is registered."""
     from transformers import AutoConfig
 
-    from divprune_hf.checkpoints.families import FAMILIES
+    from divprune_hf.checkpoints.families import supported_families
 
-    for family in FAMILIES.values():
+    for family in supported_families():
         AutoConfig.register(family.config_class.model_type, family.config_class, exist_ok=True)
         family.config_class.register_for_auto_class()
 
@@ -83,9 +83,9 @@ def register_processors() -> None:
     """Register the processor of every family."""
     from transformers import AutoProcessor
 
-    from divprune_hf.checkpoints.families import FAMILIES
+    from divprune_hf.checkpoints.families import supported_families
 
-    for family in FAMILIES.values():
+    for family in supported_families():
         AutoProcessor.register(family.config_class, family.processor_class, exist_ok=True)
         family.processor_class.register_for_auto_class()
 
@@ -94,9 +94,9 @@ def register_models() -> None:
     """Register the model of every family, without and with its language modelling head."""
     import transformers
 
-    from divprune_hf.checkpoints.families import FAMILIES
+    from divprune_hf.checkpoints.families import supported_families
 
-    for family in FAMILIES.values():
+    for family in supported_families():
         transformers.AutoModel.register(family.config_class, family.model_class, exist_ok=True)
         for name in HEAD_AUTO_CLASSES:
             auto_class = getattr(transformers, name, None)

@@ -20,6 +20,10 @@ from transformers import (
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
     LlavaNextVideoProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
     LlavaProcessor,
     MistralConfig,
     PreTrainedTokenizerFast,
@@ -58,12 +62,20 @@ FAMILY_CLASSES = {
         LlavaNextVideoProcessor,
         LlavaNextImageProcessor,
     ),
+    "llava_onevision": (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionImageProcessor,
+    ),
 }
 GRID = {"image_grid_pinpoints": [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]}
 FAMILY_ARGUMENTS = {
     "llava": {},
     "llava_next": GRID,
     "llava_next_video": {**GRID, "video_token_index": VIDEO_TOKEN_ID},
+    # Large pictures come out smaller than their crops: 72 of their tokens are interpolated from more.
+    "llava_onevision": {**GRID, "video_token_index": VIDEO_TOKEN_ID, "vision_aspect_ratio": "anyres_max_2"},
 }
 
 
@@ -121,16 +133,30 @@ def tiny_tokenizer(family="llava"):
     )
 
 
-def tiny_video_processor():
-    from transformers import LlavaNextVideoVideoProcessor  # needs torchvision
-
+def tiny_video_processor(family="llava_next_video"):
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    if family == "llava_onevision":
+        from transformers import LlavaOnevisionVideoProcessor  # needs torchvision
+
+        return LlavaOnevisionVideoProcessor(size=size)
+    from transformers import LlavaNextVideoVideoProcessor
+
     return LlavaNextVideoVideoProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
 
 
 def tiny_processor(tower="clip", family="llava"):
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor_class, image_processor_class = FAMILY_CLASSES[family][2:]
+    if family == "llava_onevision":
+        return processor_class(
+            image_processor_class(size=size, **GRID),
+            tiny_tokenizer(family),
+            tiny_video_processor(family),
+            num_image_tokens=NUM_IMAGE_TOKENS + (tower != "siglip"),
+            vision_feature_select_strategy=STRATEGIES[tower],
+            vision_aspect_ratio="anyres_max_2",
+            chat_template=CHAT_TEMPLATE,
+        )
     if tower == "siglip" and family == "llava":
         image_processor = SiglipImageProcessor(size=size)
     else:

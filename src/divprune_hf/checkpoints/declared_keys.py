@@ -98,10 +98,14 @@ def spelt(stems: Iterable[str], *endings: str) -> set[str]:
 
 # The processor and tokenizer classes that llava-hf's checkpoints name, under every name that releases gave them.
 IMAGE_TYPES = {
-    *spelt([f"{name}ImageProcessor" for name in ("CLIP", "Siglip", "Bit", "Llava", "LlavaNext")], "Fast", "Pil"),
+    *spelt(
+        [f"{name}ImageProcessor" for name in ("CLIP", "Siglip", "Bit", "Llava", "LlavaNext", "LlavaOnevision")],
+        "Fast",
+        "Pil",
+    ),
     *("CLIPFeatureExtractor", "LlavaNextVideoImageProcessor"),
 }
-VIDEO_TYPES = {"LlavaNextVideoVideoProcessor"}
+VIDEO_TYPES = {"LlavaNextVideoVideoProcessor", "LlavaOnevisionVideoProcessor"}
 TOKENIZER_CLASSES = {
     *spelt(
         [f"{name}Tokenizer" for name in ("Llama", "CodeLlama", "Qwen2", "GPT2", "GPTNeoX", "Gemma", "PreTrained")],

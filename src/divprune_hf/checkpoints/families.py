@@ -4,8 +4,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from divprune_hf.remote_code import configuration_divprune
 from divprune_hf.remote_code.family_names import FAMILY_NAMES, FamilyNames
+from divprune_hf.remote_code.transformers_surface import runs_family
 
 
 # The vision towers whose features LLaVA's own pipeline can take apart; Pixtral's, for one, come in another way.
@@ -32,6 +32,16 @@ class Family:
         return FAMILY_NAMES[self.base_model_type]
 
     @property
+    def model_type(self) -> str:
+        """The pruned model's `model_type`."""
+        return f"divprune_{self.base_model_type}"
+
+    @property
+    def is_supported(self) -> bool:
+        """True where the installed transformers is new enough for the family."""
+        return runs_family(self.names.release)
+
+    @property
     def takes_videos(self) -> bool:
         """True for a family that has a budget for videos too."""
         return self.config_class.takes_videos
@@ -39,7 +49,7 @@ class Family:
     @property
     def config_class(self) -> Any:
         """The config of the pruned model."""
-        return vars(configuration_divprune)[f"{self.names.prefix}Config"]
+        return class_of(self.names.configuration, f"{self.names.prefix}Config")
 
     @property
     def model_class(self) -> Any:
@@ -77,5 +87,15 @@ FAMILIES = {
             image_processor_type="LlavaNextImageProcessor",
             video_processor_type="LlavaNextVideoVideoProcessor",
         ),
+        Family(
+            base_model_type="llava_onevision",
+            image_processor_type="LlavaOnevisionImageProcessor",
+            video_processor_type="LlavaOnevisionVideoProcessor",
+        ),
     ]
 }
+
+
+def supported_families() -> list[Family]:
+    """Return the families that the installed transformers is new enough for."""
+    return [family for family in FAMILIES.values() if family.is_supported]

@@ -5,6 +5,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from divprune_hf.checkpoints.families import FAMILIES, VISION_MODEL_TYPES, Family
 from divprune_hf.checkpoints.json_files import exists, read_json, regular_file
 from divprune_hf.checkpoints.safetensors_headers import check_shard, tensor_shapes
@@ -53,7 +55,7 @@ def family_of(config: dict[str, Any], source: str | Path) -> Family:
         source: where it is from, for errors.
 
     Raises:
-        ValueError: an original LLaVA checkpoint, or a model type or vision tower that is not supported.
+        ValueError: an original LLaVA checkpoint, or a model type, vision tower or release that is not supported.
     """
     architectures = config.get("architectures")
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
@@ -64,12 +66,23 @@ def family_of(config: dict[str, Any], source: str | Path) -> Family:
         )
     model_type = config.get("model_type")
     for family in FAMILIES.values():
-        if model_type in (family.base_model_type, family.config_class.model_type):
+        if model_type in (family.base_model_type, family.model_type):
+            check_release(family, source)
             check_vision_tower(config, source)
             return family
     raise ValueError(
         f"{source} is of model_type {model_type!r}, which is not supported; expected one of {sorted(FAMILIES)}."
     )
+
+
+def check_release(family: Family, source: str | Path) -> None:
+    """Refuse a family that the installed transformers is too old for."""
+    if not family.is_supported:
+        needed = ".".join(map(str, family.names.release))
+        raise ValueError(
+            f"{source} is of the family {family.base_model_type}, which needs transformers {needed} or later; found "
+            f"{transformers.__version__}. Run pip install -U transformers."
+        )
 
 
 def check_vision_tower(config: dict[str, Any], source: str | Path) -> None:
@@ -87,7 +100,7 @@ def check_vision_tower(config: dict[str, Any], source: str | Path) -> None:
 
 def is_variant(config: dict[str, Any]) -> bool:
     """Tell whether a config belongs to a variant that `convert` made."""
-    return any(config.get("model_type") == family.config_class.model_type for family in FAMILIES.values())
+    return any(config.get("model_type") == family.model_type for family in FAMILIES.values())
 
 
 def recorded_base(config: dict[str, Any]) -> dict[str, str] | None:

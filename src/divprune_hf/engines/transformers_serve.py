@@ -11,7 +11,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers.models.auto import modeling_auto
 
-from divprune_hf.checkpoints.families import FAMILIES
+from divprune_hf.checkpoints.families import supported_families
 from divprune_hf.checkpoints.hub_errors import explained
 from divprune_hf.checkpoints.json_files import read_json, to_json
 from divprune_hf.inference.loading import read_config
@@ -75,8 +75,8 @@ def split_revision(model: str) -> tuple[str, str | None]:
 def register_names() -> None:
     """Tell `transformers serve` which model types of ours there are, and the classes that answer for them."""
     names = getattr(modeling_auto, NAMES_OF_MODELS)
-    for family in FAMILIES.values():
-        names[family.config_class.model_type] = family.head_class.__name__
+    for family in supported_families():
+        names[family.model_type] = family.head_class.__name__
 
 
 def downloaded(model: str) -> Path:

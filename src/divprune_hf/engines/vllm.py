@@ -14,7 +14,7 @@ def register() -> None:
     """
     from vllm import ModelRegistry  # type: ignore[import-not-found]  # vLLM is not installed where types are checked
 
-    from divprune_hf.checkpoints.families import FAMILIES
+    from divprune_hf.checkpoints.families import supported_families
 
-    for family in FAMILIES.values():
+    for family in supported_families():
         ModelRegistry.register_model(f"{family.names.prefix}ForConditionalGeneration", MODEL)

@@ -6,11 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FamilyNames:
-    """Names of a family's classes, which begin with `prefix`, and of the files that they are in."""
+    """Names of a family's classes, which begin with `prefix`, and of the files that they are in.
+
+    Attributes:
+        prefix, modeling, processing, configuration: these names.
+        release: the oldest transformers that the family runs on, (major, minor).
+    """
 
     prefix: str
     modeling: str
     processing: str
+    configuration: str = "configuration_divprune"
+    release: tuple[int, int] = (4, 57)
 
 
 # By the model_type of the stock family.
@@ -20,6 +27,13 @@ FAMILY_NAMES = {
     "llava_next_video": FamilyNames(
         "DivPruneLlavaNextVideo", "modeling_divprune_llava_next_video", "processing_divprune_video"
     ),
+    "llava_onevision": FamilyNames(
+        "DivPruneLlavaOnevision",
+        "modeling_divprune_llava_onevision",
+        "processing_divprune_llava_onevision",
+        "configuration_divprune_llava_onevision",
+        release=(5, 20),
+    ),
 }
 
 
@@ -28,7 +42,7 @@ def auto_map(family: str) -> dict[str, str]:
     names = FAMILY_NAMES[family]
     head = f"{names.modeling}.{names.prefix}ForConditionalGeneration"
     return {
-        "AutoConfig": f"configuration_divprune.{names.prefix}Config",
+        "AutoConfig": f"{names.configuration}.{names.prefix}Config",
         "AutoModel": f"{names.modeling}.{names.prefix}Model",
         "AutoModelForImageTextToText": head,
         # transformers 4.57 looks for the first of these two, transformers 5 for the second.

@@ -18,10 +18,13 @@ def num_views_of_images(config: PretrainedConfig, image_sizes: Sequence[Any]) ->
     return [image_size_to_num_patches(size, config.image_grid_pinpoints, tile) for size in image_sizes]
 
 
-def checked_image_sizes(config: PretrainedConfig, pixel_values: torch.Tensor, image_sizes: Any = None) -> list[Any]:
+def checked_image_sizes(
+    config: PretrainedConfig, pixel_values: torch.Tensor, image_sizes: Any = None, has_crops: list[bool] | None = None
+) -> list[Any]:
     """The height and width of each picture, as lists: LLaVA-NeXT reads them on the host, and never waits for these.
 
-    Raises a `ValueError` unless there is one pair per picture, and all the views that they ask for.
+    Raises a `ValueError` unless there is one pair per picture, and all the views that they ask for. `has_crops` says
+    for each picture whether it has more than its base view; by default all have.
     """
     sizes = image_sizes.tolist() if hasattr(image_sizes, "tolist") else list(image_sizes or [])
     sizes = [size.tolist() if hasattr(size, "tolist") else size for size in sizes]
@@ -30,8 +33,12 @@ def checked_image_sizes(config: PretrainedConfig, pixel_values: torch.Tensor, im
     # A batch of pictures is padded to the views of the largest one; without that dimension all views are in a row.
     num_images = len(pixel_values) if pixel_values.dim() == 5 else len(sizes)
     possible = len(sizes) == num_images > 0 and all(len(size) == 2 and min(size) > 0 for size in sizes)
+    if possible and has_crops is not None:
+        possible = pixel_values.dim() == 5 and len(has_crops) == num_images
     if possible and pixel_values.dim() == 5:
-        possible = max(num_views_of_images(config, sizes)) <= pixel_values.shape[1]
+        views = num_views_of_images(config, sizes)
+        needed = [number if crops else 1 for number, crops in zip(views, has_crops or [True] * num_images)]
+        possible = max(needed) <= pixel_values.shape[1]
     if possible:
         return sizes
     raise ValueError(

@@ -186,7 +186,11 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, VisionLayers
         ]
         if isinstance(outputs, (list, tuple)):
             return kept_features
-        outputs.pooler_output = kept_features
+        if isinstance(outputs.pooler_output, torch.Tensor) and prompt_of(self) is not None:
+            # One tensor for all inputs, which the stock forward flattens: inputs may keep different numbers.
+            outputs.pooler_output = torch.cat(kept_features).unsqueeze(0)
+        else:
+            outputs.pooler_output = kept_features
         return outputs.to_tuple() if as_tuple else outputs
 
     @torch.no_grad()

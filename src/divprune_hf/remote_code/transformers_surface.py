@@ -122,6 +122,25 @@ def check_release() -> None:
         )
 
 
+def runs_family(release: tuple[int, int]) -> bool:
+    """Tell whether this transformers is new enough for a family."""
+    return major_and_minor(transformers.__version__) >= release
+
+
+def check_family_release(family: str, release: tuple[int, int]) -> None:
+    """Raise an `ImportError` where this transformers is older than a family needs.
+
+    Args:
+        family: its stock `model_type`.
+        release: the oldest that it runs on.
+    """
+    if not runs_family(release):
+        raise ImportError(
+            f"DivPrune models of the family {family} need transformers {'.'.join(map(str, release))} or later; found "
+            f"{transformers.__version__}. Run pip install 'transformers=={TESTED_TRANSFORMERS[-1]}'."
+        )
+
+
 def major_and_minor(version: str) -> tuple[int, ...]:
     """The first two numbers of a version."""
     return tuple(map(int, re.findall(r"\d+", version)[:2]))
