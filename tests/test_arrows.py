@@ -35,6 +35,7 @@ MOST_PARAMETERS = 6
 MORE_PARAMETERS = {
     "DivPruneProcessorMixin.__init__": "transformers reads the parts of a processor off the signature",
     "DivPruneLlavaNextVideoProcessor.__init__": "transformers reads the parts of a processor off the signature",
+    "DivPruneLlavaOnevisionProcessor.__init__": "transformers reads the parts of a processor off the signature",
     "distances_program": "a Triton program takes every tensor and size by position",
     "max_min_program": "a Triton program takes every tensor and size by position",
 }

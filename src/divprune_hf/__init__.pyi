@@ -14,6 +14,9 @@ from divprune_hf.remote_code.configuration_divprune import DivPruneLlavaNextConf
 from divprune_hf.remote_code.configuration_divprune import (
     DivPruneLlavaNextVideoConfig as DivPruneLlavaNextVideoConfig,
 )
+from divprune_hf.remote_code.configuration_divprune_llava_onevision import (
+    DivPruneLlavaOnevisionConfig as DivPruneLlavaOnevisionConfig,
+)
 from divprune_hf.remote_code.max_min_fast import select_diverse_tokens as select_diverse_tokens
 from divprune_hf.remote_code.modeling_divprune_llava import (
     DivPruneLlavaForConditionalGeneration as DivPruneLlavaForConditionalGeneration,
@@ -29,8 +32,17 @@ from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
 from divprune_hf.remote_code.modeling_divprune_llava_next_video import (
     DivPruneLlavaNextVideoModel as DivPruneLlavaNextVideoModel,
 )
+from divprune_hf.remote_code.modeling_divprune_llava_onevision import (
+    DivPruneLlavaOnevisionForConditionalGeneration as DivPruneLlavaOnevisionForConditionalGeneration,
+)
+from divprune_hf.remote_code.modeling_divprune_llava_onevision import (
+    DivPruneLlavaOnevisionModel as DivPruneLlavaOnevisionModel,
+)
 from divprune_hf.remote_code.processing_divprune import DivPruneLlavaNextProcessor as DivPruneLlavaNextProcessor
 from divprune_hf.remote_code.processing_divprune import DivPruneLlavaProcessor as DivPruneLlavaProcessor
+from divprune_hf.remote_code.processing_divprune_llava_onevision import (
+    DivPruneLlavaOnevisionProcessor as DivPruneLlavaOnevisionProcessor,
+)
 from divprune_hf.remote_code.processing_divprune_video import (
     DivPruneLlavaNextVideoProcessor as DivPruneLlavaNextVideoProcessor,
 )

@@ -32,6 +32,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from divprune_hf.checkpoints.families import supported_families
+
 
 IMAGE_SIZE, PATCH_SIZE = 24, 4
 NUM_IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
@@ -69,6 +71,7 @@ FAMILY_CLASSES = {
         LlavaOnevisionImageProcessor,
     ),
 }
+FAMILY_CLASSES = {family.base_model_type: FAMILY_CLASSES[family.base_model_type] for family in supported_families()}
 GRID = {"image_grid_pinpoints": [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]}
 FAMILY_ARGUMENTS = {
     "llava": {},

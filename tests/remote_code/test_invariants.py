@@ -117,8 +117,11 @@ def test_selection_is_made_in_float32(case, mode):
     with torch.autocast("cpu", dtype=dtype, enabled=mode == "autocast"):
         features = all_features(*configured(model, processor, {"retention_ratio": 1.0})[:1], inputs)
         picks = picks_of(configured(model, processor, {"num_tokens": 9})[0], inputs)
-    for tokens, indices in zip(features, picks, strict=True):
-        assert tokens.dtype == dtype
+    # Autocast leaves the newline token of LLaVA-OneVision's videos in float32, and what it is put beside follows.
+    is_promoted = mode == "autocast" and case.family == "llava_onevision"
+    num_images = len(inputs["pixel_values"])
+    for number, (tokens, indices) in enumerate(zip(features, picks, strict=True)):
+        assert tokens.dtype == (torch.float32 if is_promoted and number >= num_images else dtype)
         assert torch.equal(indices, select_diverse_tokens(tokens.double(), 9))
 
 

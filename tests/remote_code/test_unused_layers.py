@@ -49,7 +49,7 @@ def build_models(tower="clip", family="llava", vision_feature_layer=-2):
     torch.manual_seed(0)
     stock = FAMILY_CLASSES[family][1](config).eval()
     settings = {name: value for name, value in config.to_dict().items() if name != "model_type"}
-    budget = {"retention_ratio": 1, **({"video_retention_ratio": 1} if family == "llava_next_video" else {})}
+    budget = {"retention_ratio": 1, **({"video_retention_ratio": 1} if FAMILIES[family].takes_videos else {})}
     ours = FAMILIES[family].head_class(FAMILIES[family].config_class(**settings, divprune_config=budget))
     ours.load_state_dict(stock.state_dict())
     return stock, ours.eval()
@@ -65,12 +65,13 @@ def calls_of(family):
     pixels = {"pixel_values": torch.randn(2, 5, *size, generator=generator), "image_sizes": sizes}
     if family == "llava_next":
         return {"get_image_features": pixels}
-    name = "pixel_values_videos" if HAS_IMAGE_HOOK and "pixel_values_videos" in video_parameters() else "pixel_values"
+    named = HAS_IMAGE_HOOK and "pixel_values_videos" in video_parameters(family)
+    name = "pixel_values_videos" if named else "pixel_values"
     return {"get_image_features": pixels, "get_video_features": {name: torch.randn(2, 3, *size, generator=generator)}}
 
 
-def video_parameters():
-    return inspect.signature(FAMILY_CLASSES["llava_next_video"][1].get_video_features).parameters
+def video_parameters(family):
+    return inspect.signature(FAMILY_CLASSES[family][1].get_video_features).parameters
 
 
 def features_of(model, method, inputs, **wishes):

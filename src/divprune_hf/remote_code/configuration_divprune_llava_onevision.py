@@ -10,6 +10,14 @@ from .family_names import FAMILY_NAMES
 from .transformers_surface import check_family_release
 
 
+# isort: split
+# transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
+from .budget import check_ratio  # noqa: F401
+from .saved_code import save_code  # noqa: F401
+from .selectors import Images  # noqa: F401
+from .settings import Setting  # noqa: F401
+
+
 check_family_release("llava_onevision", FAMILY_NAMES["llava_onevision"].release)
 
 

@@ -33,7 +33,7 @@ from .selectors import Images  # noqa: F401
 from .settings import Setting  # noqa: F401
 from .signatures import MadeFromStock  # noqa: F401
 from .token_positions import lead_steps  # noqa: F401
-from .token_selection import feature_list  # noqa: F401
+from .token_selection import Flattened  # noqa: F401
 from .transformers_surface import check_methods  # noqa: F401
 from .unused_layers import num_layers_to_run  # noqa: F401
 

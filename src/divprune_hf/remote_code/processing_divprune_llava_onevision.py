@@ -11,6 +11,19 @@ from .processing_divprune_video import DivPruneVideoProcessorMixin
 from .transformers_surface import check_family_release
 
 
+# isort: split
+# transformers 4.57 ships only what this file imports: tests/remote_code/test_direct_imports.py writes
+from .budget import check_ratio  # noqa: F401
+from .call_arguments import check_call  # noqa: F401
+from .compat_processing import CallWithHooks  # noqa: F401
+from .configuration_divprune import DivPruneConfig  # noqa: F401
+from .missing_torchvision import MissingVideoProcessor  # noqa: F401
+from .processing_divprune import DivPruneImagesKwargs  # noqa: F401
+from .saved_code import save_code  # noqa: F401
+from .selectors import Images  # noqa: F401
+from .settings import Setting  # noqa: F401
+
+
 check_family_release("llava_onevision", FAMILY_NAMES["llava_onevision"].release)
 
 

@@ -30,7 +30,7 @@ from .prompt_counts import (
 )
 from .signatures import MadeFromStock
 from .token_positions import PositionsMixin
-from .token_selection import feature_list, kept_counts, select_tokens
+from .token_selection import Flattened, feature_list, kept_counts, select_tokens
 from .transformers_surface import HAS_IMAGE_HOOK, INNER_METHODS, VIDEO_METHODS
 from .unused_layers import VisionLayersMixin
 
@@ -186,11 +186,8 @@ class DivPruneModelMixin(MadeFromStock, PositionsMixin, LayerMixin, VisionLayers
         ]
         if isinstance(outputs, (list, tuple)):
             return kept_features
-        if isinstance(outputs.pooler_output, torch.Tensor) and prompt_of(self) is not None:
-            # One tensor for all inputs, which the stock forward flattens: inputs may keep different numbers.
-            outputs.pooler_output = torch.cat(kept_features).unsqueeze(0)
-        else:
-            outputs.pooler_output = kept_features
+        is_list = isinstance(outputs.pooler_output, (list, tuple))
+        outputs.pooler_output = kept_features if is_list else Flattened(kept_features)
         return outputs.to_tuple() if as_tuple else outputs
 
     @torch.no_grad()

@@ -16,6 +16,14 @@ from .selectors import SELECTORS, Images, selector_named
 PICK = {name: selector.load() for name, selector in SELECTORS.items()}
 
 
+class Flattened(list[torch.Tensor]):
+    """The features of each input, (K, width), where stock code expects one tensor of equally many, and flattens it."""
+
+    def flatten(self, *dims: int) -> torch.Tensor:
+        """Return the features of all inputs, one after another."""
+        return torch.cat(self)
+
+
 def feature_list(outputs: Any) -> list[torch.Tensor]:
     """Return the features of each image or video, (M, width): transformers 4.57 returns them bare, 5 in an output.
 

@@ -51,6 +51,16 @@ IMPORTED = {
     "transformers.video_utils": ("make_batched_videos",),
 }
 
+# The same for families that need a later release than the others, of `transformers` itself, by stock `model_type`.
+IMPORTED_BY_FAMILY = {
+    "llava_onevision": (
+        "LlavaOnevisionConfig",
+        "LlavaOnevisionForConditionalGeneration",
+        "LlavaOnevisionModel",
+        "LlavaOnevisionProcessor",
+    ),
+}
+
 # Methods that are called or overridden, by the class that must have them, with the parameters that they must name.
 INNER_METHODS = {
     "forward": ("input_ids", "inputs_embeds", "pixel_values"),
@@ -128,7 +138,7 @@ def runs_family(release: tuple[int, int]) -> bool:
 
 
 def check_family_release(family: str, release: tuple[int, int]) -> None:
-    """Raise an `ImportError` where this transformers is older than a family needs.
+    """Raise an `ImportError` where this transformers is older than a family needs, or lacks a class of it.
 
     Args:
         family: its stock `model_type`.
@@ -139,6 +149,9 @@ def check_family_release(family: str, release: tuple[int, int]) -> None:
             f"DivPrune models of the family {family} need transformers {'.'.join(map(str, release))} or later; found "
             f"{transformers.__version__}. Run pip install 'transformers=={TESTED_TRANSFORMERS[-1]}'."
         )
+    for name in IMPORTED_BY_FAMILY.get(family, ()):
+        if name not in dir(transformers):
+            raise missing(f"transformers.{name}")
 
 
 def major_and_minor(version: str) -> tuple[int, ...]:
