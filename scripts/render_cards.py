@@ -31,7 +31,7 @@ def table_cards() -> dict[str, str]:
             tag=f"v{__version__}",
             licence=row.licence,
             row=row,
-            takes_videos=row.takes_videos,
+            family=row.family,
         )
         cards[key] = render_card(facts)
     return cards

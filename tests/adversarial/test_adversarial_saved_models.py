@@ -10,13 +10,14 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import divprune_hf
+from divprune_hf.checkpoints.families import supported_families
 from divprune_hf.publishing.variant_files import shipped_code
 from tests.helpers.folders import edit_json, load_json
 from tests.helpers.hub_parts import BASE_ID
 
 
 NAME = "org/trained-llava"
-FAMILIES = ["llava", "llava_next", "llava_next_video"]
+FAMILIES = [family.base_model_type for family in supported_families()]
 ASK = """
 import json, sys
 import torch
@@ -61,7 +62,7 @@ def answer(model, processor, photo):
 
 @pytest.fixture(params=FAMILIES)
 def family(request):
-    if request.param == "llava_next_video":
+    if request.param in ("llava_next_video", "llava_onevision"):
         request.getfixturevalue("video_files")  # skips where such a checkpoint cannot be made
     return request.param
 

@@ -15,6 +15,7 @@ from divprune_hf import convert_checkpoint, keep_count
 from divprune_hf.cards.flops import prompt_flops
 from divprune_hf.cards.metadata import check_metadata
 from divprune_hf.cards.variants import asset, read_table
+from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.common.pocket_llava import pocket_llava
 
 
@@ -26,6 +27,7 @@ NAMES = [
     "llava-v1.6-mistral-7b",
     "llava-next-video-7b",
     "llava-interleave-qwen-0.5b",
+    "llava-onevision-qwen2-7b",
     "pocket-llava",
 ]
 CARDS = {name: (ROOT / "model_cards" / name / "README.md").read_text(encoding="utf-8") for name in NAMES}
@@ -112,6 +114,7 @@ def test_tokens_kept_are_counted():
     assert "| visual tokens per image | 576 | 56 |" in CARDS["llava-1.5-7b"]
     assert "| visual tokens per image | 729 | 71 |" in CARDS["llava-interleave-qwen-0.5b"]
     assert "| visual tokens per video | 1,152 | 115 |" in CARDS["llava-next-video-7b"]
+    assert "| visual tokens per image | 2,929 | 287 |" in CARDS["llava-onevision-qwen2-7b"]
     assert f"| visual tokens per image | 256 | {keep_count(256, retention_ratio=0.098)} |" in CARDS["pocket-llava"]
     sizes = LlamaConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=6)
     share = prompt_flops(sizes, 10, 256, 25) / prompt_flops(sizes, 10, 256)
@@ -137,8 +140,11 @@ def test_limits_usage_and_citation_are_there(name):
         "@inproceedings{alvar2025divprune",
     ):
         assert text in CARDS[name]
-    for call in ("AutoModelForImageTextToText", 'pipeline("image-text-to-text"', "from vllm import LLM"):
+    for call in ("AutoModelForImageTextToText", 'pipeline("image-text-to-text"'):
         assert call in CARDS[name]
+    is_late = FAMILIES[read_table()[1][name].family].names.release > (5, 19)
+    assert ("from vllm import LLM" in CARDS[name]) != is_late and ("not been tried in vLLM" in CARDS[name]) == is_late
+    assert ("needs transformers 5.20 or later. It is tested with 5.20.2, 5.24.0." in CARDS[name]) == is_late
 
 
 def blocks(card, name):

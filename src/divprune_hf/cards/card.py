@@ -10,9 +10,10 @@ from huggingface_hub import ModelCardData
 from divprune_hf.cards.figures import figures
 from divprune_hf.cards.variants import Licence, Variant, asset, variant_of
 from divprune_hf.checkpoints import files
+from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.remote_code.configuration_divprune import DivPruneConfig
 from divprune_hf.remote_code.selectors import SELECTORS
-from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS
+from divprune_hf.remote_code.transformers_surface import TESTED_TRANSFORMERS, major_and_minor
 
 
 # Sentences about the weights: of a converted variant, and of a model that transformers saved, such as a trained one.
@@ -26,6 +27,11 @@ DEEPER_LAYER = (
     "The layers in front of it see all visual tokens (`layer` is {layer}). Engines whose cache has the same length in\n"
     "all layers, such as vLLM, refuse this model.\n"
 )
+BEFORE_5 = "4.57, or 5.10 and later"
+NEWER_THAN_ENGINE = (
+    "It has not been tried in vLLM: release 0.32 takes transformers up to 5.19, and this family needs {}.{}.\n"
+)
+RELEASE_OF_ENGINE = (5, 19)
 LOCAL_SOURCE = "Converted from the local checkpoint `{base}` with divprune_hf."
 
 
@@ -42,7 +48,7 @@ class CardFacts:
         tag: the tag under which the variant is published.
         licence: the licence of the base, if it is known.
         row: the row of the table with the base's figures.
-        takes_videos: True if the family has a budget for videos too.
+        family: the stock family's `model_type`.
         saved: True if transformers saved it, so that its weights may differ from the base's.
     """
 
@@ -54,7 +60,7 @@ class CardFacts:
     tag: str | None = None
     licence: Licence | None = None
     row: Variant | None = None
-    takes_videos: bool = False
+    family: str = "llava"
     saved: bool = False
 
     @classmethod
@@ -76,8 +82,18 @@ class CardFacts:
             commit=recorded.get("commit"),
             licence=row.licence if row else None,
             row=row,
-            takes_videos=files.family_of(config, name).takes_videos,
+            family=files.family_of(config, name).base_model_type,
         )
+
+    @property
+    def takes_videos(self) -> bool:
+        """True if the family has a budget for videos too."""
+        return FAMILIES[self.family].takes_videos
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """The oldest transformers that the family runs on."""
+        return FAMILIES[self.family].names.release
 
 
 def render_card(facts: CardFacts) -> str:
@@ -100,7 +116,8 @@ def render_card(facts: CardFacts) -> str:
         engine=about_engines(facts, revision),
         video=about_videos(facts.name, revision) if facts.takes_videos else "",
         pinning=pin,
-        tested=", ".join(TESTED_TRANSFORMERS),
+        needed=BEFORE_5 if facts.release < (5, 0) else "{}.{} or later".format(*facts.release),
+        tested=", ".join(version for version in TESTED_TRANSFORMERS if major_and_minor(version) >= facts.release),
         revision=revision,
         figures=figures(facts.row, facts.divprune_config),
         details=details(facts.row),
@@ -114,6 +131,8 @@ def about_engines(facts: CardFacts, revision: str) -> str:
         return ORIGINAL_POSITIONS
     if facts.divprune_config.layer:
         return DEEPER_LAYER.format(layer=facts.divprune_config.layer)
+    if facts.release > RELEASE_OF_ENGINE:
+        return NEWER_THAN_ENGINE.format(*facts.release)
     code_revision = f', code_revision="{facts.tag}"' if facts.tag else ""
     return Template(asset("vllm.md")).substitute(name=facts.name, revision=revision, code_revision=code_revision)
 

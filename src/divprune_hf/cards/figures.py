@@ -26,7 +26,7 @@ def counted(row: Variant, divprune_config: DivPruneConfig) -> str:
     """Return the table of tokens and FLOPs, which need no measurement."""
     full, kept, full_flops, kept_flops, ratio = token_counts(row, divprune_config)
     unit, scale = ("TFLOP", 1e12) if full_flops > 1e11 else ("GFLOP", 1e9)
-    what = "video" if row.takes_videos else "image"
+    what = row.counted
     rows = [
         [f"visual tokens per {what}", full, kept],
         [f"prefill of the language model, {unit}", f"{full_flops / scale:.2f}", f"{kept_flops / scale:.2f}"],
@@ -42,7 +42,7 @@ def counted(row: Variant, divprune_config: DivPruneConfig) -> str:
 def token_counts(row: Variant, divprune_config: DivPruneConfig) -> tuple[str, str, float, float, float]:
     """Return the mean visual tokens before and after pruning, the mean FLOPs, and the mean of the FLOPs' ratios."""
     sizes = SimpleNamespace(**row.language_model)
-    budget = divprune_config.video_budget if row.takes_videos else divprune_config.budget
+    budget = divprune_config.video_budget if row.counted == "video" else divprune_config.budget
     kept = [keep_count(available, **budget) for available in row.visual_tokens]
     before = [prompt_flops(sizes, *tokens) for tokens in zip(row.text_tokens, row.visual_tokens)]
     after = [prompt_flops(sizes, *tokens) for tokens in zip(row.text_tokens, row.visual_tokens, kept)]

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from divprune_hf.checkpoints.families import FAMILIES
-
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,7 +38,10 @@ class Licence:
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table. `visual_tokens` and `text_tokens` have one entry for each set of prompts."""
+    """A row of the table. `visual_tokens` and `text_tokens` have one entry for each set of prompts.
+
+    `counted` says what the visual tokens are of: "image" or "video".
+    """
 
     key: str
     base: str
@@ -51,16 +52,12 @@ class Variant:
     text_tokens: list[int]
     prompts: str
     language_model: dict[str, int]
+    counted: str = "image"
     paper: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
     details: str | None = None
     datasets: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
-
-    @property
-    def takes_videos(self) -> bool:
-        """True if its family has a budget for videos too."""
-        return FAMILIES[self.family].takes_videos
 
 
 def asset(name: str) -> str:
@@ -90,6 +87,7 @@ def read_table() -> tuple[dict[str, Licence], dict[str, Variant]]:
         text_tokens = prompts["text_tokens"]
         entry["visual_tokens"] = prompts.get("visual_tokens") or [entry["visual_tokens"]] * len(text_tokens)
         entry |= {"text_tokens": text_tokens, "prompts": prompts["title"], "licence": licences[entry["licence"]]}
+        entry["counted"] = prompts.get("counted", "image")
         entry["paper"] = table["paper"][entry["paper"]] if "paper" in entry else None
         variants[key] = Variant(key=key, **entry)
     return licences, variants

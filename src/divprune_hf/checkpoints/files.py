@@ -5,11 +5,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from divprune_hf.checkpoints.families import FAMILIES, VISION_MODEL_TYPES, Family
 from divprune_hf.checkpoints.json_files import exists, read_json, regular_file
 from divprune_hf.checkpoints.safetensors_headers import check_shard, tensor_shapes
+from divprune_hf.remote_code.transformers_surface import check_family_release
 
 
 __all__ = ["check_shard", "exists", "read_json", "regular_file", "tensor_shapes"]
@@ -77,12 +76,10 @@ def family_of(config: dict[str, Any], source: str | Path) -> Family:
 
 def check_release(family: Family, source: str | Path) -> None:
     """Refuse a family that the installed transformers is too old for."""
-    if not family.is_supported:
-        needed = ".".join(map(str, family.names.release))
-        raise ValueError(
-            f"{source} is of the family {family.base_model_type}, which needs transformers {needed} or later; found "
-            f"{transformers.__version__}. Run pip install -U transformers."
-        )
+    try:
+        check_family_release(family.base_model_type, family.names.release)
+    except ImportError as error:
+        raise ValueError(f"{source} cannot be used here. {error}") from None
 
 
 def check_vision_tower(config: dict[str, Any], source: str | Path) -> None:

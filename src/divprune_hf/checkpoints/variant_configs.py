@@ -1,5 +1,7 @@
 """The config files of a variant, made from those of its base."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,14 +92,28 @@ def completed_processor_config(processor_config: Content, config: Content, famil
     Older checkpoints lack some of them, and transformers guesses.
     """
     completed = dict(processor_config)
-    stock = stock_config(config, family)
-    if completed.get("patch_size") is None:
-        completed["patch_size"] = stock.vision_config.patch_size
-    if completed.get("num_additional_image_tokens") is None:
-        completed["num_additional_image_tokens"] = num_additional_image_tokens(stock.vision_config)
-    if completed.get("vision_feature_select_strategy") is None:
-        completed["vision_feature_select_strategy"] = stock.vision_feature_select_strategy
+    stock, taken = stock_config(config, family), inspect.signature(family.processor_class.__init__).parameters
+    for name, of_stock in COMPLETED.items():
+        if name in taken and completed.get(name) is None:
+            completed[name] = of_stock(stock)
     return completed
+
+
+# Settings of a processor that follow from the stock config of a model, for the families whose processor has them.
+COMPLETED: dict[str, Callable[[Any], Any]] = {
+    "patch_size": lambda stock: stock.vision_config.patch_size,
+    "num_additional_image_tokens": lambda stock: num_additional_image_tokens(stock.vision_config),
+    "num_image_tokens": lambda stock: (
+        num_patches(stock.vision_config) + num_additional_image_tokens(stock.vision_config)
+    ),
+    "vision_feature_select_strategy": lambda stock: stock.vision_feature_select_strategy,
+    "vision_aspect_ratio": lambda stock: stock.vision_aspect_ratio,
+}
+
+
+def num_patches(vision_config: PretrainedConfig) -> int:
+    """Return how many patches a vision tower makes of its square input."""
+    return (vision_config.image_size // vision_config.patch_size) ** 2
 
 
 def stock_config(config: Content, family: Family) -> PretrainedConfig:
@@ -126,4 +142,4 @@ def num_additional_image_tokens(vision_config: PretrainedConfig) -> int:
             num_tokens = tower(pixel_values).last_hidden_state.shape[1]
     except Exception as error:  # whatever a tower of impossible sizes raises
         raise ValueError(f"vision_config is not one of a working vision tower ({error_line(error)}).") from None
-    return num_tokens - (size // vision_config.patch_size) ** 2
+    return num_tokens - num_patches(vision_config)

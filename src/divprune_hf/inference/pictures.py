@@ -105,12 +105,12 @@ def draw_views(picture: Image.Image, inputs: BatchFeature, processor: Any, picks
         picks (`list[int]`): indices of the kept visual tokens.
 
     Returns:
-        For LLaVA-1.5 the cropped picture; for LLaVA-NeXT its squeezed base view and, beside it, the picture at the
-        resolution of its crops.
+        For LLaVA-1.5 the cropped picture; for models of any resolution the squeezed base view and, beside it, the
+        picture at the resolution of its crops.
     """
     (num_available,) = processor.count_image_tokens(inputs)
     views = inputs["pixel_values"][0].reshape(-1, *inputs["pixel_values"].shape[-3:])
-    rows, columns = (length // processor.patch_size for length in views.shape[-2:])
+    rows, columns = processor.patches_of_view(*views.shape[-2:])
     extra_rows = extra_columns = 0
     if "image_sizes" in inputs:
         height, width = inputs["image_sizes"][0].tolist()
@@ -126,7 +126,7 @@ def draw_views(picture: Image.Image, inputs: BatchFeature, processor: Any, picks
             divmod(token - first - rows * columns, extra_columns) for token in picks if token >= first + rows * columns
         ]
         patches = [row * (extra_columns - 1) + column for row, column in places if column < extra_columns - 1]
-        size = ((extra_columns - 1) * processor.patch_size, extra_rows * processor.patch_size)
+        size = ((extra_columns - 1) * views.shape[-1] // columns, extra_rows * views.shape[-2] // rows)
         drawn.append(draw_kept(picture.convert("RGB").resize(size), patches, extra_rows, extra_columns - 1))
     if len(drawn) == 1:
         return drawn[0]

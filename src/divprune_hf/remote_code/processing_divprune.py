@@ -125,6 +125,10 @@ class DivPruneProcessorMixin(CallCompat):
             data.num_image_tokens = self._in_prompt(data.num_image_tokens, kept)
         return data
 
+    def patches_of_view(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of patches in a view of so many pixels, one visual token each."""
+        return height // self.patch_size, width // self.patch_size
+
     def _in_prompt(self, num_available: list[int], kept: list[int]) -> list[int]:
         """Return the placeholders of each image or video: K, or M where a deeper layer drops tokens."""
         return num_available if self.divprune_config.get("layer") else kept

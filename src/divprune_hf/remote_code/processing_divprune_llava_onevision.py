@@ -80,6 +80,11 @@ class DivPruneLlavaOnevisionProcessor(DivPruneVideoProcessorMixin, LlavaOnevisio
         numbers = range(len(image_inputs["image_sizes"]))
         return [self.replace_image_token(image_inputs, number).count(self.image_token) for number in numbers]
 
+    def patches_of_view(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of patches in a view, one visual token each; all views have one size."""
+        side = math.isqrt(self.num_image_tokens)
+        return side, side
+
     def count_video_tokens(self, video_inputs: Any) -> list[int]:
         """Count the visual tokens (M) that the model has for each video before pruning.
 
