@@ -10,6 +10,7 @@ from scripts.training.pocket_llava.evidence import RESULTS, pruned_section
 
 ROOT = Path(__file__).parents[2]
 EVIDENCE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN = json.loads(RESULTS.read_text(encoding="utf-8"))
 
 
@@ -53,6 +54,25 @@ def test_the_tables_of_other_methods_are_those_of_their_run():
     for block in accuracy_tables(run).strip().split("\n\n"):
         assert block in EVIDENCE
     assert run["hardware"] in EVIDENCE and run["date"] in EVIDENCE
+
+
+def test_the_tables_at_equal_flops_are_those_of_their_run():
+    run = json.loads((RESULTS.parent / "flops" / "results.json").read_text(encoding="utf-8"))
+    for block in accuracy_tables(run).strip().split("\n\n"):
+        assert block in EVIDENCE
+    assert run["hardware"] in EVIDENCE and run["date"] in EVIDENCE
+    kinds = ("presence", "position", "counting")
+    figures = {(row["method"], row["kind"], row["budget"]): row for row in run["means"]}
+    names = {"`max_min`": "max_min", "`centered`": "centered", "`random`": "random", "`pool`": "pool"}
+    names |= {"PruMerge": "prumerge", "FastV": "fastv", "VTW": "vtw", "FitPrune": "fitprune"}
+    for text, method in names.items():
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| {text} ")]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        rows = [figures[method, kind, "40%"] for kind in kinds]
+        assert cells[-3:] == [f"{100 * row['accuracy']:.1f}" for row in rows]
+        share = round(100 * rows[0]["flop_ratio"])
+        assert (f"({share} % of the FLOPs)" in cells[0]) == (share != 40)
+    assert run["date"] in README
 
 
 def test_the_table_of_layers_is_that_of_its_run():

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 import divprune_hf
-from scripts import next_release, settings_table
+from divprune_hf.checkpoints.families import FAMILIES
+from scripts import families_table, next_release, settings_table
 from tests.helpers import doc_links
 from tests.helpers.doc_blocks import PAGES, ROOT
 
@@ -73,6 +74,12 @@ def test_the_table_of_settings_is_that_of_the_code():
     assert settings_table.rendered(page) == page
     with pytest.raises(ValueError, match="Got a page without"):
         settings_table.rendered("# Budgets\n")
+
+
+def test_the_table_of_families_is_that_of_the_code():
+    page = families_table.PAGE.read_text(encoding="utf-8")
+    assert families_table.rendered(page) == page
+    assert all(f"`{family}`" in page for family in FAMILIES)
 
 
 def test_the_api_page_has_every_public_function_and_nothing_that_is_not_there():

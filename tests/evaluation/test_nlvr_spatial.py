@@ -89,6 +89,9 @@ def test_the_same_seed_gives_the_same_questions(made, tmp_path):
     write_questions(NLVR, tmp_path / "other", seed=1)
     texts = [(folder / "questions.jsonl").read_text() for folder in (made, tmp_path / "again", tmp_path / "other")]
     assert texts[0] == texts[1] != texts[2]
+    write_questions(NLVR, tmp_path / "bare", form="")
+    bare = (tmp_path / "bare" / "questions.jsonl").read_text()
+    assert bare == texts[0].replace(" Answer yes or no.", "") != texts[0]
 
 
 def test_bad_folders_are_refused_and_nothing_is_written(tmp_path):

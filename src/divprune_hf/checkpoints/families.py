@@ -18,11 +18,15 @@ class Family:
 
     Args:
         base_model_type: the stock family's `model_type`.
+        title: what people call it.
+        unit: what an image's budget holds for, in words.
         image_processor_type: the class that the stock family falls back to where a checkpoint names none.
         video_processor_type: the same for videos; None for a family that takes none.
     """
 
     base_model_type: str
+    title: str
+    unit: str
     image_processor_type: str
     video_processor_type: str | None = None
 
@@ -77,18 +81,23 @@ def class_of(file: str, name: str) -> Any:
     return vars(importlib.import_module(f"divprune_hf.remote_code.{file}"))[name]
 
 
+ANY_RESOLUTION = "an image: its base view, its crops and their newline tokens are one pool"
 FAMILIES = {
     family.base_model_type: family
     for family in [
-        Family(base_model_type="llava", image_processor_type="CLIPImageProcessor"),
-        Family(base_model_type="llava_next", image_processor_type="LlavaNextImageProcessor"),
+        Family("llava", "LLaVA-1.5", "an image", image_processor_type="CLIPImageProcessor"),
+        Family("llava_next", "LLaVA-1.6 (NeXT)", ANY_RESOLUTION, image_processor_type="LlavaNextImageProcessor"),
         Family(
-            base_model_type="llava_next_video",
+            "llava_next_video",
+            "LLaVA-NeXT-Video",
+            ANY_RESOLUTION,
             image_processor_type="LlavaNextImageProcessor",
             video_processor_type="LlavaNextVideoVideoProcessor",
         ),
         Family(
-            base_model_type="llava_onevision",
+            "llava_onevision",
+            "LLaVA-OneVision",
+            f"{ANY_RESOLUTION}; of several images in a prompt each has its base view alone",
             image_processor_type="LlavaOnevisionImageProcessor",
             video_processor_type="LlavaOnevisionVideoProcessor",
         ),

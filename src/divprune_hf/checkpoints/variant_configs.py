@@ -103,17 +103,10 @@ def completed_processor_config(processor_config: Content, config: Content, famil
 COMPLETED: dict[str, Callable[[Any], Any]] = {
     "patch_size": lambda stock: stock.vision_config.patch_size,
     "num_additional_image_tokens": lambda stock: num_additional_image_tokens(stock.vision_config),
-    "num_image_tokens": lambda stock: (
-        num_patches(stock.vision_config) + num_additional_image_tokens(stock.vision_config)
-    ),
+    "num_image_tokens": lambda stock: num_tokens_of_view(stock.vision_config),
     "vision_feature_select_strategy": lambda stock: stock.vision_feature_select_strategy,
     "vision_aspect_ratio": lambda stock: stock.vision_aspect_ratio,
 }
-
-
-def num_patches(vision_config: PretrainedConfig) -> int:
-    """Return how many patches a vision tower makes of its square input."""
-    return (vision_config.image_size // vision_config.patch_size) ** 2
 
 
 def stock_config(config: Content, family: Family) -> PretrainedConfig:
@@ -127,7 +120,12 @@ def stock_config(config: Content, family: Family) -> PretrainedConfig:
 
 
 def num_additional_image_tokens(vision_config: PretrainedConfig) -> int:
-    """Count the tokens of a vision tower besides its patches, such as a CLS token.
+    """Count the tokens of a vision tower besides its patches, such as a CLS token."""
+    return num_tokens_of_view(vision_config) - (vision_config.image_size // vision_config.patch_size) ** 2
+
+
+def num_tokens_of_view(vision_config: PretrainedConfig) -> int:
+    """Count the tokens that a vision tower makes of its square input.
 
     The count comes from a forward on the meta device, which computes shapes only.
 
@@ -139,7 +137,6 @@ def num_additional_image_tokens(vision_config: PretrainedConfig) -> int:
         with torch.device("meta"), torch.no_grad():
             tower = AutoModel.from_config(vision_config)
             pixel_values = torch.empty(1, getattr(vision_config, "num_channels", 3), size, size)
-            num_tokens = tower(pixel_values).last_hidden_state.shape[1]
+            return tower(pixel_values).last_hidden_state.shape[1]
     except Exception as error:  # whatever a tower of impossible sizes raises
         raise ValueError(f"vision_config is not one of a working vision tower ({error_line(error)}).") from None
-    return num_tokens - num_patches(vision_config)

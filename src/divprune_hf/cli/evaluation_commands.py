@@ -85,6 +85,12 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     nlvr.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
     nlvr.add_argument("--split", default="dev", help="which pictures to ask about (dev)")
     nlvr.add_argument("--seed", type=int, default=0, metavar="N", help="of the questions (0)")
+    nlvr.add_argument(
+        "--form",
+        default="Answer yes or no.",
+        metavar="TEXT",
+        help='what stands behind each question ("Answer yes or no.")',
+    )
     nlvr.set_defaults(run=run_nlvr_questions)
 
 
@@ -133,7 +139,7 @@ def run_nlvr_questions(options: Namespace) -> None:
     """Make the questions, and print how many there are."""
     from divprune_hf.evaluation.nlvr_spatial import write_questions
 
-    number = write_questions(options.folder, options.out, split=options.split, seed=options.seed)
+    number = write_questions(options.folder, options.out, split=options.split, seed=options.seed, form=options.form)
     print(f"{options.out / 'questions.jsonl'}: {number} questions")
 
 

@@ -120,13 +120,16 @@ QUESTIONS: dict[str, Callable[[Scene, bool, random.Random], str | None]] = {
 }
 
 
-def questions_about(scene: Scene, rng: random.Random) -> list[tuple[str, str, str]]:
-    """Return (kind, question, answer): one "yes" and one "no" of each kind, or neither where one cannot be asked."""
+def questions_about(scene: Scene, rng: random.Random, form: str = FORM) -> list[tuple[str, str, str]]:
+    """Return (kind, question, answer): one "yes" and one "no" of each kind, or neither where one cannot be asked.
+
+    `form` stands behind each question.
+    """
     asked = []
     for kind, ask in QUESTIONS.items():
         pair = [(ask(scene, yes, rng), "yes" if yes else "no") for yes in (True, False)]
         if all(text for text, _ in pair):
-            asked += [(kind, f"{text} {FORM}", answer) for text, answer in pair]
+            asked += [(kind, f"{text} {form}".strip(), answer) for text, answer in pair]
     return asked
 
 
@@ -138,7 +141,7 @@ def as_square(picture: Image.Image) -> Image.Image:
     return square
 
 
-def write_questions(folder: str | Path, out: str | Path, *, split: str = "dev", seed: int = 0) -> int:
+def write_questions(folder: str | Path, out: str | Path, *, split: str = "dev", seed: int = 0, form: str = FORM) -> int:
     """Write questions.jsonl and its pictures into a new folder; return the number of questions.
 
     Args:
@@ -146,6 +149,7 @@ def write_questions(folder: str | Path, out: str | Path, *, split: str = "dev", 
         out: the folder to make.
         split: which pictures to ask about.
         seed: of the questions.
+        form: what stands behind each question.
 
     Raises:
         ValueError: `out` is not empty, or `folder` cannot be read. Nothing is written then.
@@ -159,7 +163,7 @@ def write_questions(folder: str | Path, out: str | Path, *, split: str = "dev", 
     for scene in scenes:
         with Image.open(scene.picture) as picture:
             as_square(picture.convert("RGB")).save(out / scene.picture.name)
-        for kind, question, answer in questions_about(scene, rng):
+        for kind, question, answer in questions_about(scene, rng, form):
             line = {"image": scene.picture.name, "question": question, "answers": [answer], "kind": kind}
             lines.append(json.dumps(line) + "\n")
     write_whole(out / "questions.jsonl", "".join(lines))

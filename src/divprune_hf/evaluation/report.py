@@ -10,9 +10,13 @@ from divprune_hf.evaluation.settings import draws
 from divprune_hf.remote_code.selectors import SELECTORS
 
 
-# Colours that colour-blind readers can tell apart, and markers for print.
-PALETTE = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
-STYLES = dict(zip([*SELECTORS, *BASELINES], itertools.cycle(PALETTE)))
+# Colours that colour-blind readers can tell apart, and markers for print: no two methods share both.
+COLOURS = [
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#000000", "#8C564B", "#7F7F7F", "#332288", "#999933", "#882255"),
+]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+STYLES = dict(zip([*SELECTORS, *BASELINES], zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS))))
 LAYER_COLOURS = ["#7FB8DA", "#9E9E9E", "#C9A227", "#8C564B"]
 LABELS = {name: selector.label for name, selector in SELECTORS.items()}
 LABELS |= {name: baseline.label for name, baseline in BASELINES.items()}
