@@ -12,6 +12,9 @@ from divprune_hf.remote_code.token_selection import feature_list
 from tests.helpers.tiny_models import FAMILY_CLASSES, IMAGE_TOKEN_ID, VIDEO_TOKEN_ID
 
 
+IMAGE_INPUTS = ("pixel_values", "image_sizes", "batch_num_images")
+
+
 @dataclass(frozen=True)
 class ByHand:
     """The stock model, what its language model is fed, each token's position, and that of the next, (B, 1)."""
@@ -51,7 +54,7 @@ def by_hand(checkpoint, model, inputs, family="llava"):
     embeds = stock.get_input_embeddings()(inputs["input_ids"]).clone()
     inputs_of = {}
     if "pixel_values" in inputs:
-        pixels = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+        pixels = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
         picks = model.select_image_tokens(**pixels, num_image_tokens_kept=inputs["num_image_tokens_kept"])
         features = feature_list(stock.model.get_image_features(**pixels))
         inputs_of[IMAGE_TOKEN_ID] = list(zip(picks, features, strict=True))

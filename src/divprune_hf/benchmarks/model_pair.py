@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from divprune_hf.benchmarks.measuring import dtype_on
-from divprune_hf.benchmarks.models import STOCK_CLASSES, build_inputs, build_models
+from divprune_hf.benchmarks.models import build_inputs, build_models, stock_classes
 from divprune_hf.benchmarks.shapes import SHAPES, Shape
 from divprune_hf.inference.loading import load_pruned
 from divprune_hf.remote_code.token_selection import feature_list
@@ -47,7 +47,7 @@ def pair_of_model(model_id: str, device: torch.device) -> Pair:
     ours, _ = load_pruned(model_id, device=str(device), dtype=dtype_on(device))
     config: Any = ours.config
     family = config.model_type.removeprefix("divprune_")
-    stock = stock_around(ours, *STOCK_CLASSES[family])
+    stock = stock_around(ours, *stock_classes(family))
     return Pair(stock, ours, Shape(family, num_available=count_visual_tokens(stock, family, device)))
 
 

@@ -3,18 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextVideoConfig,
-    LlavaNextVideoForConditionalGeneration,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import CLIPVisionConfig, LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from divprune_hf.benchmarks.shapes import NUM_TEXT_TOKENS, Shape
 from divprune_hf.checkpoints.families import FAMILIES
@@ -22,22 +11,27 @@ from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.remote_code.budget import keep_count
 
 
-STOCK_CLASSES: dict[str, tuple[Any, Any]] = {
-    "llava": (LlavaConfig, LlavaForConditionalGeneration),
-    "llava_next": (LlavaNextConfig, LlavaNextForConditionalGeneration),
-    "llava_next_video": (LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration),
-}
 VIEWS: dict[str, tuple[int, ...]] = {
     "llava": (),
     "llava_next": (5,),
     "llava_next_video": (8,),
+    "llava_onevision": (5,),
 }  # dimensions of `pixel_values` between batch and RGB
+
+
+def stock_classes(family: str) -> tuple[Any, Any]:
+    """Return the config and the model with a language modelling head that a family's are made from."""
+    ours = FAMILIES[family].config_class, FAMILIES[family].head_class
+    config_class, model_class = (
+        next(base for base in cls.__bases__ if base.__module__.startswith("transformers.models.")) for cls in ours
+    )
+    return config_class, model_class
 
 
 def build_models(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     """Return the stock model and ours, on the same weights in the same memory."""
     family = FAMILIES[shape.family]
-    config_class, stock_class = STOCK_CLASSES[shape.family]
+    config_class, stock_class = stock_classes(shape.family)
     if shape.trained:
         stock = stock_class.from_pretrained(pocket_llava(), dtype=dtype).to(device)
         config = config_class.from_pretrained(pocket_llava())
@@ -87,13 +81,14 @@ def build_inputs(
     is_video = shape.family == "llava_next_video"
     placeholder = config.video_token_id if is_video else config.image_token_id
     text = torch.randint(0, min(1000, config.text_config.vocab_size), (batch, NUM_TEXT_TOKENS), generator=generator)
-    text[text == placeholder] = placeholder - 1
+    placeholders = torch.tensor([config.image_token_id, getattr(config, "video_token_id", config.image_token_id)])
+    text[torch.isin(text, placeholders)] = int(placeholders.min()) - 1
     visual = torch.full((batch, num_kept), placeholder)
     input_ids = torch.cat([text[:, :5], visual, text[:, 5:]], dim=1)
     pixels = torch.randn(batch, *VIEWS[shape.family], 3, size, size, generator=generator)
     inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     inputs["pixel_values_videos" if is_video else "pixel_values"] = pixels.to(dtype)
-    if shape.family == "llava_next":
+    if VIEWS[shape.family] and not is_video:
         inputs["image_sizes"] = torch.tensor([[2 * size, 2 * size]] * batch)
     if budget is not None:
         inputs["num_video_tokens_kept" if is_video else "num_image_tokens_kept"] = torch.tensor([num_kept] * batch)
