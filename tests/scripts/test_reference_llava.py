@@ -18,7 +18,7 @@ from scripts.training.reference_llava import photos as reference_photos
 from scripts.training.reference_llava import train as reference_train
 from scripts.training.reference_llava.align import patch_labels
 from scripts.training.reference_llava.features import MosaicFeatures
-from scripts.training.reference_llava.low_rank import merged_delta
+from scripts.training.reference_llava.low_rank import add_low_rank, merged_delta
 from scripts.training.reference_llava.mosaics import CELL, GRID, NOTHING, draw_mosaic, draw_turns, write_questions
 from scripts.training.reference_llava.parts import LANGUAGE, TOWER, Part
 from scripts.training.reference_llava.photos import Photos, read_cifar, read_coco, read_photos
@@ -205,6 +205,31 @@ def test_a_projector_that_has_learnt_names_is_nearest_to_the_right_one():
     photos = Photos([thing.astype(np.uint8) for thing in things], ["coat", "bag", "dress"])
     options = reference_train.parse_arguments([str(pocket_llava()), "--align-mosaics", "8", "--align-steps", "100"])
     assert reference_train.align_projector(model, processor, photos, options) > 0.9
+
+
+def test_a_merged_delta_is_what_was_trained():
+    """The weights that a layer computes with, and those that `build --delta` writes."""
+    model = LlavaForConditionalGeneration.from_pretrained(pocket_llava(), dtype=torch.float32)
+    layers, place = model.model.language_model.layers, "language_model.model.layers."
+    before = {place + name: weight.clone() for name, weight in layers.state_dict().items()}
+    learnt = add_low_rank(layers, rank=3)
+    assert torch.equal(layers[1].self_attn.o_proj.weight, before[f"{place}1.self_attn.o_proj.weight"])
+    with torch.no_grad():
+        for weight in learnt.values():
+            weight.normal_()
+        merged = merged_delta(before, learnt)
+        for name in ("q_proj", "o_proj"):
+            computed = layers[1].self_attn.get_submodule(name).weight
+            torch.testing.assert_close(merged[f"{place}1.self_attn.{name}.weight"], computed)
+            assert (computed - before[f"{place}1.self_attn.{name}.weight"]).abs().max() > 0.1
+    assert len(merged) == 4 * len(layers) and len(learnt) == 2 * len(merged)
+
+
+def test_held_out_questions_are_written(coco, tmp_path):
+    command = [str(pocket_llava()), "--coco", str(coco), "--questions", str(tmp_path / "questions")]
+    assert reference_train.main([*command, "--num-mosaics", "2"]) == 0
+    questions = read_questions(tmp_path / "questions" / "questions.jsonl")
+    assert len({question.image for question in questions}) == 2 and len(questions) > 8
 
 
 @pytest.mark.parametrize(
