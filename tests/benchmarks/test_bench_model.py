@@ -12,6 +12,7 @@ from divprune_hf.benchmarks.model_stages import ANSWER, DECODE, FIRST_TOKEN, PRE
 from divprune_hf.benchmarks.models import build_inputs
 from divprune_hf.benchmarks.shapes import NUM_TEXT_TOKENS
 from divprune_hf.cards.flops import prompt_flops
+from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.common.pocket_llava import pocket_llava
 from tests.helpers.commands import run_command
 from tests.helpers.tiny_models import FAMILY_CLASSES
@@ -99,7 +100,7 @@ def test_a_shape_has_random_weights(tmp_path):
 @pytest.mark.parametrize("family", FAMILY_CLASSES)
 @pytest.mark.parametrize("kind", ["base", "variant"])
 def test_the_stock_model_is_transformers_own_with_the_models_weights(make_checkpoint, family, kind):
-    if family == "llava_next_video":
+    if FAMILIES[family].takes_videos:
         pytest.importorskip("torchvision", reason="the processor of videos needs it")
     made = make_checkpoint(family=family)
     pair = pair_of_model(str(getattr(made, kind)), CPU)

@@ -48,7 +48,8 @@ def test_the_tables_of_positions_are_those_of_their_run():
 
 def test_the_tables_of_other_methods_are_those_of_their_run():
     run = json.loads((RESULTS.parent / "methods" / "results.json").read_text(encoding="utf-8"))
-    assert {row["selector"] for row in run["means"]} == {"max_min", "centered", "merge", "pool"}
+    named = {"max_min", "centered", "merge", "pool", "prumerge", "max_min_l1", "max_min_l2", "max_min_random"}
+    assert {row["selector"] for row in run["means"]} == named
     pooled = [row["kept_tokens"] for row in run["means"] if (row["selector"], row["kind"]) == ("pool", "presence")]
     assert pooled == [9, 25, 49, 81, 121, 256]
     for block in accuracy_tables(run).strip().split("\n\n"):

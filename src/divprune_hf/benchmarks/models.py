@@ -81,8 +81,8 @@ def build_inputs(
     is_video = shape.family == "llava_next_video"
     placeholder = config.video_token_id if is_video else config.image_token_id
     text = torch.randint(0, min(1000, config.text_config.vocab_size), (batch, NUM_TEXT_TOKENS), generator=generator)
-    placeholders = torch.tensor([config.image_token_id, getattr(config, "video_token_id", config.image_token_id)])
-    text[torch.isin(text, placeholders)] = int(placeholders.min()) - 1
+    placeholders = [config.image_token_id, getattr(config, "video_token_id", config.image_token_id)]
+    text[torch.isin(text, torch.tensor(placeholders))] = min(placeholders) - 1
     visual = torch.full((batch, num_kept), placeholder)
     input_ids = torch.cat([text[:, :5], visual, text[:, 5:]], dim=1)
     pixels = torch.randn(batch, *VIEWS[shape.family], 3, size, size, generator=generator)
