@@ -196,3 +196,19 @@ def test_a_run_compares_them_with_max_min(tmp_path):
 def test_settings_that_have_no_effect_on_them_are_refused(change):
     with pytest.raises(ValueError, match="expected pool alone"):
         Setting("pool", 0.5, **change)
+
+
+def test_all_tokens_are_all_tokens_whichever_method_comes_first(make_checkpoint, photos, tmp_path):
+    """Answers with everything are asked for once, under the first method of a run."""
+    pytest.importorskip("matplotlib", reason="runs draw")
+    photos[0].save(tmp_path / "photo.png")
+    question = {"image": "photo.png", "question": "w1", "answers": ["w2"], "kind": "presence"}
+    (tmp_path / "one.jsonl").write_text(json.dumps(question))
+    base = make_checkpoint(family="llava_next").base
+    arguments = ["--selectors", "base_view", "max_min", "--budgets", "1.0", "0.1", "--device", "cpu"]
+    result = run_command("evaluate", base, tmp_path / "one.jsonl", *arguments, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    means = json.loads((tmp_path / "out" / "results.json").read_text())["means"]
+    assert all(row["kept_tokens"] == row["visual_tokens"] > 36 for row in means if row["budget"] == 1.0)
+    (few,) = [row for row in means if (row["selector"], row["budget"]) == ("base_view", 0.1)]
+    assert few["kept_tokens"] == 16 < 0.1 * few["visual_tokens"] + 1

@@ -219,21 +219,23 @@ def save_tiny_base(
     return model
 
 
-def save_tiny_base_for_pictures(folder, **shape_and_seed):
-    """Write a stock LLaVA-NeXT-Video without the settings of its video processor, which torchvision is needed for."""
-    model = tiny_model(family="llava_next_video", **shape_and_seed)
-    model.config.architectures = ["LlavaNextVideoForConditionalGeneration"]
+def save_tiny_base_for_pictures(folder, family="llava_next_video", **shape_and_seed):
+    """Write a stock base that takes videos without the settings of its video processor, which torchvision makes."""
+    model = tiny_model(family=family, **shape_and_seed)
+    _, head_class, processor_class, image_processor_class = FAMILY_CLASSES[family]
+    model.config.architectures = [head_class.__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     weights = {name: weight.contiguous() for name, weight in llava_hf_keys(model.state_dict()).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tiny_tokenizer("llava_next_video").save_pretrained(folder)
+    tiny_tokenizer(family).save_pretrained(folder)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    LlavaNextImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, **GRID).save_pretrained(folder)
-    settings = {
-        "processor_class": "LlavaNextVideoProcessor",
-        "patch_size": PATCH_SIZE,
-        "vision_feature_select_strategy": "default",
-        "num_additional_image_tokens": 1,
-    }
-    (folder / "processor_config.json").write_text(json.dumps(settings))
+    if family == "llava_onevision":
+        image_processor = image_processor_class(size=size, **GRID)
+        settings = {"num_image_tokens": NUM_IMAGE_TOKENS + 1, "vision_aspect_ratio": "anyres_max_2"}
+    else:
+        image_processor = image_processor_class(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, **GRID)
+        settings = {"patch_size": PATCH_SIZE, "num_additional_image_tokens": 1}
+    image_processor.save_pretrained(folder)
+    named = {"processor_class": processor_class.__name__, "vision_feature_select_strategy": "default"}
+    (folder / "processor_config.json").write_text(json.dumps({**named, **settings}))

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video where torchvision is missing or unfit: pictures work, videos say what to install."""
+"""Families that take videos, where torchvision is missing or unfit: pictures work, videos say what to install."""
 
 import sys
 from importlib.util import find_spec
@@ -11,19 +11,24 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import divprune_hf
+from divprune_hf.checkpoints.families import supported_families
 from divprune_hf.remote_code.missing_torchvision import check_torchvision
-from tests.helpers.tiny_models import save_tiny_base_for_pictures
+from tests.helpers.tiny_models import FAMILY_CLASSES, save_tiny_base_for_pictures
 
 
 pytestmark = pytest.mark.modeling
 
 
-@pytest.fixture(scope="module")
-def variant(tmp_path_factory):
-    """A variant whose files were made without a video processor."""
-    base = tmp_path_factory.mktemp("base")
-    save_tiny_base_for_pictures(base)
-    return divprune_hf.convert_checkpoint(base, base.parent / "variant")
+FAMILIES = [family.base_model_type for family in supported_families() if family.takes_videos]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def variant(request, tmp_path_factory):
+    """A variant of a family that takes videos, whose files were made without a video processor."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "base").mkdir()
+    save_tiny_base_for_pictures(folder / "base", request.param)
+    return divprune_hf.convert_checkpoint(folder / "base", folder / "variant")
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def test_pictures_need_no_torchvision(variant, photos, no_torchvision, tmp_path)
 def test_videos_say_what_to_install(variant, no_torchvision, tmp_path):
     processor = AutoProcessor.from_pretrained(variant)
     clip = np.zeros((2, 24, 24, 3), dtype=np.uint8)
-    with pytest.raises(ImportError, match="Videos of LLaVA-NeXT-Video need.*pip install -U torch torchvision"):
+    with pytest.raises(ImportError, match="Videos need a torchvision.*pip install -U torch torchvision"):
         processor(videos=clip, text="w1 <video> w2")
     with pytest.raises(ImportError, match="pip install -U torch torchvision"):
         processor.save_pretrained(tmp_path / "saved")
@@ -54,8 +59,9 @@ def test_videos_say_what_to_install(variant, no_torchvision, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("torchvision") is None, reason="compares with torchvision")
-def test_pictures_are_processed_the_same_with_torchvision(make_checkpoint, photos, monkeypatch):
-    folder = make_checkpoint(family="llava_next_video").variant
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_are_processed_the_same_with_torchvision(make_checkpoint, photos, monkeypatch, family):
+    folder = make_checkpoint(family=family).variant
     call = {"images": photos, "text": ["w1 <image> w2", "w3 <image>"], "padding": True, "return_tensors": "pt"}
     with_torchvision = AutoProcessor.from_pretrained(folder)(**call)
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -67,12 +73,12 @@ def test_pictures_are_processed_the_same_with_torchvision(make_checkpoint, photo
 
 
 @pytest.mark.parametrize("backend", ["Pillow", "torchvision"])
-@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_next_video"])
+@pytest.mark.parametrize("family", FAMILY_CLASSES)
 def test_pixels_are_the_stock_processors_with_each_kind_of_image_processor(make_checkpoint, photos, family, backend):
-    if backend == "torchvision" or family == "llava_next_video":
+    if backend == "torchvision" or family in FAMILIES:
         pytest.importorskip("torchvision", reason="the fast image processors and that of videos need it")
     made = make_checkpoint(family=family)
-    name = "CLIPImageProcessor" if family == "llava" else "LlavaNextImageProcessor"
+    name = FAMILY_CLASSES[family][3].__name__.removesuffix("Pil").removesuffix("Fast")
     of_release = ("Pil", "") if hasattr(transformers, f"{name}Pil") else ("", "Fast")
     image_processor = getattr(transformers, name + of_release[backend == "torchvision"]).from_pretrained(made.base)
     thin = Image.effect_noise((40, 3), 50).convert("RGB")  # of a shape that could be three channels of a row

@@ -186,7 +186,7 @@ def answer_questions(
     apply_setting(model, processor, setting, example=questions[0])
     baseline = BASELINES.get(setting.selector)
     method = NOTHING_MORE
-    if baseline is not None:
+    if baseline is not None and not setting.keeps_all:
         method = Method(baseline.compress, plan_of(model, processor, setting, questions))
     order = sorted(range(len(questions)), key=lambda index: str(questions[index].image))
     columns: dict[str, list[Any]] = {name: [None] * len(questions) for name in COLUMNS}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaVA-NeXT-Video where torchvision is missing: pictures work, and videos say what to install."""
+"""Families that take videos, where torchvision is missing: pictures work, and videos say what to install."""
 
 
 class MissingVideoProcessor:
@@ -23,6 +23,6 @@ def check_torchvision() -> None:
     error = why_no_torchvision()
     if error is not None:
         raise ImportError(
-            f"Videos of LLaVA-NeXT-Video need a torchvision that fits torch ({error}). Install both together: "
+            f"Videos need a torchvision that fits torch ({error}). Install both together: "
             "pip install -U torch torchvision"
         ) from error
