@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import divprune_hf
+from divprune_hf.checkpoints.families import FAMILIES
 from tests.helpers import warm_python
 
 
@@ -63,5 +64,12 @@ def test_every_exported_name_is_there_and_typed():
         text = stream.read()
     for name in divprune_hf.__all__:
         assert getattr(divprune_hf, name) is not None and f"{name}" in text and name in dir(divprune_hf)
+    for name in divprune_hf.OF_LATE_FAMILIES:
+        assert f"{name}" in text and name in dir(divprune_hf) and name not in divprune_hf.__all__
+        if FAMILIES["llava_onevision"].is_supported:
+            assert getattr(divprune_hf, name) is not None
+        else:
+            with pytest.raises(ImportError, match="llava_onevision need transformers 5.20 or later"):
+                getattr(divprune_hf, name)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         divprune_hf.nothing  # noqa: B018

@@ -25,10 +25,6 @@ EXPORTED_FROM = {
     "DivPruneLlavaNextVideoForConditionalGeneration": "remote_code.modeling_divprune_llava_next_video",
     "DivPruneLlavaNextVideoModel": "remote_code.modeling_divprune_llava_next_video",
     "DivPruneLlavaNextVideoProcessor": "remote_code.processing_divprune_video",
-    "DivPruneLlavaOnevisionConfig": "remote_code.configuration_divprune_llava_onevision",
-    "DivPruneLlavaOnevisionForConditionalGeneration": "remote_code.modeling_divprune_llava_onevision",
-    "DivPruneLlavaOnevisionModel": "remote_code.modeling_divprune_llava_onevision",
-    "DivPruneLlavaOnevisionProcessor": "remote_code.processing_divprune_llava_onevision",
     "DivPruneLlavaProcessor": "remote_code.processing_divprune",
     "convert_checkpoint": "publishing.convert",
     "keep_count": "remote_code.budget",
@@ -37,6 +33,15 @@ EXPORTED_FROM = {
     "select_diverse_tokens": "remote_code.max_min_fast",
     "set_budget": "inference.budget",
     "verify_variant": "publishing.verify",
+}
+
+# The same for families that need a newer transformers than the package does; `from divprune_hf import *` leaves them
+# out.
+OF_LATE_FAMILIES = {
+    "DivPruneLlavaOnevisionConfig": "remote_code.configuration_divprune_llava_onevision",
+    "DivPruneLlavaOnevisionForConditionalGeneration": "remote_code.modeling_divprune_llava_onevision",
+    "DivPruneLlavaOnevisionModel": "remote_code.modeling_divprune_llava_onevision",
+    "DivPruneLlavaOnevisionProcessor": "remote_code.processing_divprune_llava_onevision",
 }
 
 __all__ = ["AutoModelForVision2Seq", *EXPORTED_FROM]
@@ -48,15 +53,16 @@ def __getattr__(name: str) -> Any:
         # transformers 5 has no such class; what it loaded is loaded by AutoModelForImageTextToText.
         transformers = importlib.import_module("transformers")
         return getattr(transformers, name, transformers.AutoModelForImageTextToText)
-    if name not in EXPORTED_FROM:
+    module = EXPORTED_FROM.get(name) or OF_LATE_FAMILIES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{EXPORTED_FROM[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *OF_LATE_FAMILIES})
 
 
 register_auto_classes()

@@ -48,7 +48,7 @@ class Family:
     @property
     def takes_videos(self) -> bool:
         """True for a family that has a budget for videos too."""
-        return self.config_class.takes_videos
+        return self.video_processor_type is not None
 
     @property
     def config_class(self) -> Any:
