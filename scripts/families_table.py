@@ -5,13 +5,11 @@
 The table stands between `<!-- table families -->` and `<!-- end -->`; `--check` fails if it is out of date.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 from divprune_hf.checkpoints.families import FAMILIES, Family
 from divprune_hf.common.markdown import markdown_table, with_tables
-from divprune_hf.common.whole_file import write_whole
+from divprune_hf.common.page_tables import update
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
@@ -19,10 +17,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 
 def cells(family: Family) -> list[str]:
     """Return the cells of one family: name, model type, release, budget of an image, videos."""
-    major, minor = family.names.release
-    needed = "4.57, or 5.10 and later" if major == 4 else f"{major}.{minor} or later"
     videos = "no" if family.video_processor_type is None else "yes: all frames are one pool"
-    return [family.title, f"`{family.base_model_type}`", needed, family.unit, videos]
+    return [family.title, f"`{family.base_model_type}`", family.releases, family.unit, videos]
 
 
 def families_table() -> str:
@@ -37,13 +33,7 @@ def rendered(page: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, and fail if the table is out of date")
-    options = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    if options.check:
-        sys.exit(0 if rendered(page) == page else "docs/families.md is out of date: run scripts/families_table.py")
-    write_whole(PAGE, rendered(page))
+    update(PAGE, rendered, "families_table", __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@
 Each table stands between `<!-- table NAME -->` and `<!-- end -->`; `--check` fails if one is not what its file says.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from divprune_hf.benchmarks.shapes import NUM_TEXT_TOKENS, SHAPES
 from divprune_hf.common.markdown import markdown_table, with_tables
-from divprune_hf.common.whole_file import write_whole
+from divprune_hf.common.page_tables import update
 from divprune_hf.remote_code.budget import keep_count
 
 
@@ -235,15 +233,7 @@ def rendered(page: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, and fail if a table is out of date")
-    options = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    if options.check:
-        sys.exit(
-            0 if rendered(page) == page else "docs/performance.md is out of date: run scripts/performance_tables.py"
-        )
-    write_whole(PAGE, rendered(page))
+    update(PAGE, rendered, "performance_tables", __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -5,12 +5,10 @@
 The table stands between `<!-- table settings -->` and `<!-- end -->`; `--check` fails if it is out of date.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 from divprune_hf.common.markdown import markdown_table, with_tables
-from divprune_hf.common.whole_file import write_whole
+from divprune_hf.common.page_tables import update
 from divprune_hf.remote_code.settings import SETTINGS, Setting
 
 
@@ -37,13 +35,7 @@ def rendered(page: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, and fail if the table is out of date")
-    options = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    if options.check:
-        sys.exit(0 if rendered(page) == page else "docs/budgets.md is out of date: run scripts/settings_table.py")
-    write_whole(PAGE, rendered(page))
+    update(PAGE, rendered, "settings_table", __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

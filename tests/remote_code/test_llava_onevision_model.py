@@ -1,10 +1,13 @@
 """What is special in LLaVA-OneVision: crops that are interpolated, prompts of several pictures, a video's newline."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from divprune_hf import select_diverse_tokens
+from divprune_hf.cards.variants import read_table
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.inference.ask import ask
 from divprune_hf.inference.loading import load_pruned
@@ -190,3 +193,12 @@ def test_the_variant_loads_as_remote_code(checkpoint, run_isolated, photos, tmp_
     inputs = processor(images=photos[0], text="w1 <image> w2", return_tensors="pt")
     answer = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0].tolist()
     assert run_isolated(code).splitlines()[-1] == str(answer)
+
+
+def test_the_cards_picture_has_so_many_tokens():
+    """A picture of 640 x 480 pixels, as the stock processor of the real sizes counts it."""
+    processor = object.__new__(FAMILY_CLASSES[FAMILY][2])
+    processor.num_image_tokens, processor.vision_aspect_ratio = 729, "anyres_max_9"
+    processor.image_processor = SimpleNamespace(image_grid_pinpoints=FAMILY_CLASSES[FAMILY][0]().image_grid_pinpoints)
+    counted = processor._get_number_of_features(480, 640, 384, 384)
+    assert read_table()[1]["llava-onevision-qwen2-7b"].visual_tokens == [counted]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from divprune_hf.common.printable import one_line
+from divprune_hf.common.whole_file import check_new_folder
 from scripts.training.reference_llava.low_rank import merged_delta
 from scripts.training.reference_llava.parts import TOWER_CONFIG, load_language, load_tower_weights
 
@@ -161,8 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
     try:
-        if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-            raise ValueError(f"{options.out} is not empty, expected a new folder.")
+        check_new_folder(options.out)
         weights, config, tokenizer = assemble()
         if options.delta is not None:
             apply_delta(weights, options.delta)

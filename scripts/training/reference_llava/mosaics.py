@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from divprune_hf.common.whole_file import write_whole
+from divprune_hf.common.whole_file import check_new_folder, write_whole
 from scripts.training.reference_llava.photos import Photos
 
 
@@ -74,8 +74,7 @@ def draw_turns(mosaic: Mosaic, names: list[str], num_turns: int, rng: random.Ran
 
 def write_questions(photos: Photos, folder: Path, num_mosaics: int, seed: int, num_turns: int = 8) -> None:
     """Write a question file for `divprune-hf evaluate`, with its pictures, into a new folder."""
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty, expected a new folder.")
+    check_new_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng, by_name = random.Random(seed), photos.by_name()
     lines = []

@@ -9,6 +9,7 @@ from divprune_hf.benchmarks.shapes import NUM_TEXT_TOKENS, Shape
 from divprune_hf.checkpoints.families import FAMILIES
 from divprune_hf.common.pocket_llava import pocket_llava
 from divprune_hf.remote_code.budget import keep_count
+from divprune_hf.remote_code.signatures import stock_base
 
 
 VIEWS: dict[str, tuple[int, ...]] = {
@@ -21,11 +22,7 @@ VIEWS: dict[str, tuple[int, ...]] = {
 
 def stock_classes(family: str) -> tuple[Any, Any]:
     """Return the config and the model with a language modelling head that a family's are made from."""
-    ours = FAMILIES[family].config_class, FAMILIES[family].head_class
-    config_class, model_class = (
-        next(base for base in cls.__bases__ if base.__module__.startswith("transformers.models.")) for cls in ours
-    )
-    return config_class, model_class
+    return stock_base(FAMILIES[family].config_class), stock_base(FAMILIES[family].head_class)
 
 
 def build_models(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -27,7 +27,6 @@ DEEPER_LAYER = (
     "The layers in front of it see all visual tokens (`layer` is {layer}). Engines whose cache has the same length in\n"
     "all layers, such as vLLM, refuse this model.\n"
 )
-BEFORE_5 = "4.57, or 5.10 and later"
 NEWER_THAN_ENGINE = (
     "It has not been tried in vLLM: release 0.32 takes transformers up to 5.19, and this family needs {}.{}.\n"
 )
@@ -116,7 +115,7 @@ def render_card(facts: CardFacts) -> str:
         engine=about_engines(facts, revision),
         video=about_videos(facts.name, revision) if facts.takes_videos else "",
         pinning=pin,
-        needed=BEFORE_5 if facts.release < (5, 0) else "{}.{} or later".format(*facts.release),
+        needed=FAMILIES[facts.family].releases,
         tested=", ".join(version for version in TESTED_TRANSFORMERS if major_and_minor(version) >= facts.release),
         revision=revision,
         figures=figures(facts.row, facts.divprune_config),

@@ -41,6 +41,12 @@ class Family:
         return f"divprune_{self.base_model_type}"
 
     @property
+    def releases(self) -> str:
+        """The releases of transformers that the family runs on, in words."""
+        major, minor = self.names.release
+        return "4.57, or 5.10 and later" if major == 4 else f"{major}.{minor} or later"
+
+    @property
     def is_supported(self) -> bool:
         """True where the installed transformers is new enough for the family."""
         return runs_family(self.names.release)

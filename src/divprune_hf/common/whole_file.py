@@ -11,6 +11,12 @@ def write_whole(path: str | Path, text: str) -> None:
     save_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise a `ValueError` unless a folder is free to be made: not there, or an empty one."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty, expected a new folder.")
+
+
 def save_whole(path: str | Path, save: Callable[[Path], object]) -> None:
     """Let `save` write a partial file beside `path`, then put it in the place of `path`.
 

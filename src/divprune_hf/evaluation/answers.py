@@ -14,7 +14,7 @@ from divprune_hf.cards.flops import tokens_for_flops
 from divprune_hf.evaluation.baselines import BASELINES
 from divprune_hf.evaluation.baselines.in_layers import Leaving, leaving
 from divprune_hf.evaluation.baselines.picture import Picture
-from divprune_hf.evaluation.leaving_plans import plan_of
+from divprune_hf.evaluation.leaving_plans import plan_of, sizes_of_prompt
 from divprune_hf.evaluation.questions import Question
 from divprune_hf.evaluation.settings import Setting
 from divprune_hf.inference.ask import chat_prompt
@@ -77,10 +77,7 @@ def ratio_for_flops(model: Any, processor: Any, setting: Setting, example: Quest
         return 1.0
     if example is None:
         raise ValueError(f"Got budget {setting.budget} without a question, expected a share or a number of tokens.")
-    prompt = chat_prompt(processor, "image", example.text)
-    inputs = processor(images=[read_picture(str(example.image))], text=[prompt], return_tensors="pt")
-    (num_available,) = processor.count_image_tokens(inputs)
-    num_text_tokens = inputs["input_ids"].shape[1] - num_available
+    num_text_tokens, num_available = sizes_of_prompt(processor, example)
     config = model.config.get_text_config()
     num_kept = tokens_for_flops(config, num_text_tokens, num_available, setting.flop_share, layer=setting.layer)
     return num_kept / num_available

@@ -36,9 +36,7 @@ def plan_of(model: Any, processor: Any, setting: Setting, questions: Sequence[Qu
             "share such as 0.5, the mean over layers, or a share of the FLOPs such as 60%."
         )
     config = model.config.get_text_config()
-    inputs = prompt_about(processor, questions[0])
-    (num_available,) = processor.count_image_tokens(inputs)
-    num_text_tokens = inputs["input_ids"].shape[1] - num_available
+    num_text_tokens, num_available = sizes_of_prompt(processor, questions[0])
 
     def share_of_flops(shares: Sequence[float]) -> float:
         seen = [round(share * num_available) for share in shares]
@@ -62,6 +60,13 @@ def prompt_about(processor: Any, question: Question) -> Any:
     """Return a processor's output for one question."""
     prompt = chat_prompt(processor, "image", question.text)
     return processor(images=[read_picture(str(question.image))], text=[prompt], return_tensors="pt")
+
+
+def sizes_of_prompt(processor: Any, question: Question) -> tuple[int, int]:
+    """Return the text tokens and the visual tokens (M) of a question's prompt, while everything is kept."""
+    inputs = prompt_about(processor, question)
+    (num_available,) = processor.count_image_tokens(inputs)
+    return inputs["input_ids"].shape[1] - num_available, num_available
 
 
 @torch.no_grad()

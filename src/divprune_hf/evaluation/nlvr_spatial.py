@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from divprune_hf.common.whole_file import write_whole
+from divprune_hf.common.whole_file import check_new_folder, write_whole
 
 
 COLOURS = {"Yellow": "yellow", "#0099ff": "blue", "Black": "black"}
@@ -155,8 +155,7 @@ def write_questions(folder: str | Path, out: str | Path, *, split: str = "dev", 
         ValueError: `out` is not empty, or `folder` cannot be read. Nothing is written then.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty, expected a new folder.")
+    check_new_folder(out)
     scenes = read_scenes(Path(folder), split)
     rng, lines = random.Random(seed), []
     out.mkdir(parents=True, exist_ok=True)

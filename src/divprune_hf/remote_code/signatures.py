@@ -28,7 +28,7 @@ class MadeFromStock(Stock):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        stock = next((base for base in cls.__bases__ if base.__module__.startswith("transformers.models.")), None)
+        stock = stock_base(cls)
         if stock is None:  # a mixin, or a user's subclass of a family's class
             return
         check_methods(stock, cls.needed)
@@ -36,6 +36,11 @@ class MadeFromStock(Stock):
             stock_method = getattr(stock, cls.taking_what.get(name, name))
             setattr(cls, name, by_name(getattr(cls, name), stock_method, names))
         read_base_checkpoints(cls, stock)
+
+
+def stock_base(cls: type) -> Any:
+    """Return the class of transformers that a class is made from; None for a mixin, or a user's subclass of ours."""
+    return next((base for base in cls.__bases__ if base.__module__.startswith("transformers.models.")), None)
 
 
 def by_name(method: Callable[..., Any], stock_method: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
